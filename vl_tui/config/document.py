@@ -74,9 +74,10 @@ def read_document(path: Path) -> Document:
         raise complain(path, words, line=mark.line + 1 if mark else None) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise complain(
-            path, f"holds the control character \\x{ord(text[error.position]):02x}: remove it.", line=line
-        ) from None
+        words = f"holds the control character \\x{ord(text[error.position]):02x}: remove it."
+        raise complain(path, words, line=line) from None
+    except (ValueError, OverflowError):  # an escape such as "\\UFFFFFFFF"
+        raise complain(path, "holds an escape (\\U...) that stands for no character.") from None
     if not isinstance(node, yaml.MappingNode):
         raise complain(path, "expected a map of keys (`name: value`, one a line), found something else.", line=1)
     reader = _Reader(path)
