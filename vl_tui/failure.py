@@ -1,0 +1,75 @@
+"""Any exception as one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+FINISHED, RUN_FAILED, MISTAKE, UNREACHABLE, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
+
+
+class Refused(Exception):
+    """The person asked for something that can't be done as asked. ``str()`` is one paragraph with the remedy."""
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and words for ``error``; what nobody foresaw is written to a file that the words name."""
+    code = _known(error)
+    if code is not None:
+        return code, one_paragraph(str(error))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" while writing {error.filename}" if error.filename else ""
+        return UNREACHABLE, f"no space left on this disk{place}. Free some and try again; the store is as it was."
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename:
+        return MISTAKE, f"{error.filename}: {error.strerror}. Check who owns it, and its mode."
+    return BUG, _unforeseen(error)
+
+
+def _known(error: BaseException) -> int | None:
+    """Imported here, when something has gone wrong already: none of these may slow a start that goes well."""
+    from vl_agent import store
+    from vl_agent.protocol import ProtocolError
+
+    from vl_tui import ssh
+    from vl_tui.config import ConfigError
+    from vl_tui.providers import base as providers
+
+    codes: list[tuple[type[BaseException], int]] = [
+        (Refused, MISTAKE),
+        (ConfigError, MISTAKE),
+        (ProtocolError, MISTAKE),
+        (store.Denied, MISTAKE),
+        (store.Unsafe, MISTAKE),
+        (store.StoreError, UNREACHABLE),
+        (ssh.HostKeyChanged, MISTAKE),
+        (ssh.LoginRefused, MISTAKE),
+        (ssh.SshError, UNREACHABLE),
+        (providers.Transient, UNREACHABLE),
+        (providers.Unsure, UNREACHABLE),
+        (providers.ProviderError, MISTAKE),
+    ]
+    return next((code for kind, code in codes if isinstance(error, kind)), None)
+
+
+def one_paragraph(text: str) -> str:
+    """``text`` without line breaks or control characters: parts of it may come from a box or a server."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def _unforeseen(error: BaseException) -> str:
+    from vl_tui.config import folders
+
+    # Locals stay out of it: they may hold a secret.
+    text = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+    words = f"an error that nobody foresaw ({type(error).__name__})."
+    try:
+        path = folders.private(folders.state_home()) / f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+        path.write_text(f"python {sys.version}\ncommand {Path(sys.argv[0]).name}\n\n{text}")
+        path.chmod(0o600)
+    except Exception as second:  # noqa: BLE001 - said below; the first error matters more
+        return f"{words} Its details could not be written either ({type(second).__name__}). It is a bug in vl-tui."
+    return f"{words} The details are in {path}. It is a bug in vl-tui: please report it with that file."
