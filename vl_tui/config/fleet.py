@@ -124,7 +124,9 @@ class FleetConfig(Strict):
     def _endpoint(cls, value: str | None) -> str | None:
         if value is not None:
             parts = urlsplit(value)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            if "@" in parts.netloc or parts.query:  # not shown: it may be a key
+                raise ValueError("holds credentials: remove them; they come from the usual places, never from here.")
+            if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError(
                     f"{quantities.shown(value)} is not an address: write https://host or http://host:port."
                 )
