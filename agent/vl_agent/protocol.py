@@ -247,6 +247,9 @@ class RunSpec:
     format: int = FORMAT
 
 
+LaunchWhy = Literal["submit", "failover", "migrate", "escalate"]
+
+
 @dataclass(frozen=True)
 class LaunchRecord:
     """A box asked for: written (create-only) before the provider is called."""
@@ -262,6 +265,10 @@ class LaunchRecord:
     name: str
     generation: int
     created_at: float
+    why: LaunchWhy = "submit"
+    """What the box is for: a controller that comes after a crash goes on with the same purpose."""
+    intent: str = ""
+    """The person's intent that asked for it, where one did."""
     format: int = FORMAT
 
 

@@ -5,20 +5,39 @@ Rules for an adapter (they are what makes the controller restart-safe):
 (a) A create whose reply is lost raises ``Unsure``; the controller calls ``find`` until ``Caps.lag_s`` has passed
     before it launches again. ``launch`` itself begins with ``find``: a box of that name is adopted, not doubled.
 (b) An adapter retries by itself only what was certainly not carried out (rate limits, refused connections).
-(c) ``NoCapacity`` may come out of ``launch`` or later as a box in state ``gone``; the launch deadline is the controller's.
+(c) ``NoCapacity`` may come out of ``launch`` or later as a box in state ``gone``; the launch deadline is the
+    controller's.
 (d) ``unknown`` means that the provider could not be asked. It is never treated as gone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from vl_agent.protocol import Market
+from vl_tui.domain.box import Availability, Box, BoxState, Need, Offer, SshAddress
 
-BoxState = Literal["launching", "running", "stopped", "preempted", "gone", "unknown"]
-Availability = Literal["none", "low", "some", "high", "unknown"]
+__all__ = [
+    "Auth",
+    "Availability",
+    "Box",
+    "BoxState",
+    "Caps",
+    "Invalid",
+    "Launch",
+    "Need",
+    "NoCapacity",
+    "NotFound",
+    "Offer",
+    "Provider",
+    "ProviderError",
+    "Quota",
+    "RateLimited",
+    "SshAddress",
+    "Transient",
+    "Unsure",
+]
 
 
 class ProviderError(Exception):
@@ -78,68 +97,6 @@ class Caps:
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a run asks of a box."""
-
-    gpu: str
-    market: Market | None = None
-    """None: any market."""
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A GPU class at a place in a market at a price."""
-
-    key: str
-    """Unique within the fleet, ``provider/place/gpu/market``."""
-    provider: str
-    """The configured provider's name."""
-    place: str
-    market: Market
-    gpu: str
-    usd_hour: float
-    """USD per box-hour."""
-    available: Availability
-    seen_at: float
-    """Unix seconds when the provider said so."""
-    boot_s: float = 60.0
-    """Usual seconds from launch to a box that answers over SSH."""
-    reclaims_per_hour: float = 0.0
-    """Hazard of this place in this market, where known."""
-
-
-@dataclass(frozen=True)
-class SshAddress:
-    host: str
-    port: int = 22
-    user: str = ""
-    """Empty: what ssh's own configuration says."""
-    key_paths: tuple[str, ...] = ()
-    """Private keys to log in with; empty: the person's own keys and agent."""
-    alias: str = ""
-    """A name of ``~/.ssh/config`` to resolve with ``ssh -G``; empty: host and port as given, no configuration read."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """A machine as its provider sees it now."""
-
-    id: str
-    name: str
-    place: str
-    market: Market
-    state: BoxState
-    usd_hour: float
-    created_at: float
-    cause: str = ""
-    """The provider's own words on why it is stopped, preempted or gone."""
-    ssh: SshAddress | None = None
-    host_keys: tuple[str, ...] = ()
-    """OpenSSH public key lines told by the provider; empty: pin on first use."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Launch:
     """One request for a box."""
 
@@ -153,7 +110,7 @@ class Launch:
 
 
 class Provider(Protocol):
-    """An adapter. Every method may raise ``ProviderError`` and ends within ``timeout`` of its own choosing (<= 60 s)."""
+    """An adapter. Every method may raise ``ProviderError`` and ends within a time of its own choosing (<= 60 s)."""
 
     name: str
     caps: Caps
@@ -175,7 +132,7 @@ class Provider(Protocol):
         ...
 
     async def describe(self, ids: Sequence[str]) -> dict[str, Box | None]:
-        """Each box's state now; None: the provider knows no such box (within ``lag_s`` of launch that proves nothing)."""
+        """Each box's state now; None: the provider knows no such box (within ``lag_s`` of launch: proves nothing)."""
         ...
 
     async def ours(self, fleet: str) -> list[Box]:
