@@ -29,30 +29,30 @@ def explain(error: BaseException) -> tuple[int, str]:
     return BUG, _unforeseen(error)
 
 
+CODES = [
+    ("vl_tui.failure", "Refused", MISTAKE),
+    ("vl_tui.config", "ConfigError", MISTAKE),
+    ("vl_agent.protocol", "ProtocolError", MISTAKE),
+    ("vl_agent.store", "Denied", MISTAKE),
+    ("vl_agent.store", "Unsafe", MISTAKE),
+    ("vl_agent.store", "StoreError", UNREACHABLE),
+    ("vl_tui.ssh", "HostKeyChanged", MISTAKE),
+    ("vl_tui.ssh", "LoginRefused", MISTAKE),
+    ("vl_tui.ssh", "SshError", UNREACHABLE),
+    ("vl_tui.providers.base", "Transient", UNREACHABLE),
+    ("vl_tui.providers.base", "Unsure", UNREACHABLE),
+    ("vl_tui.providers.base", "ProviderError", MISTAKE),
+]
+"""Module, error, exit code; the first that fits counts."""
+
+
 def _known(error: BaseException) -> int | None:
-    """Imported here, when something has gone wrong already: none of these may slow a start that goes well."""
-    from vl_agent import store
-    from vl_agent.protocol import ProtocolError
-
-    from vl_tui import ssh
-    from vl_tui.config import ConfigError
-    from vl_tui.providers import base as providers
-
-    codes: list[tuple[type[BaseException], int]] = [
-        (Refused, MISTAKE),
-        (ConfigError, MISTAKE),
-        (ProtocolError, MISTAKE),
-        (store.Denied, MISTAKE),
-        (store.Unsafe, MISTAKE),
-        (store.StoreError, UNREACHABLE),
-        (ssh.HostKeyChanged, MISTAKE),
-        (ssh.LoginRefused, MISTAKE),
-        (ssh.SshError, UNREACHABLE),
-        (providers.Transient, UNREACHABLE),
-        (providers.Unsure, UNREACHABLE),
-        (providers.ProviderError, MISTAKE),
-    ]
-    return next((code for kind, code in codes if isinstance(error, kind)), None)
+    """Nothing is imported for this: an error that was raised has its module loaded already."""
+    for module, name, code in CODES:
+        loaded = sys.modules.get(module)
+        if loaded is not None and isinstance(error, getattr(loaded, name, ())):
+            return code
+    return None
 
 
 def one_paragraph(text: str) -> str:

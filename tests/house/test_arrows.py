@@ -63,7 +63,7 @@ ROOMS = [
         "reads and sends intents; calls no provider, moves no head",
     ),
     Room("vl_tui.demo", ("vl_tui", "vl_agent"), "a harness around everything; shows the app"),
-    Room("vl_tui.failure", ("vl_tui", "vl_agent"), "knows every room's errors, imported only when one is raised"),
+    Room("vl_tui.failure", ("vl_tui.config.folders",), "knows the other rooms' errors by name only"),
     Room("vl_tui.cli", ("vl_tui.failure", "vl_tui.commands"), "options only"),
     Room("vl_tui.commands", ("vl_tui", "vl_agent"), "thin; the only way to the app"),
     Room("vl_tui", (), "the package itself is empty: importing any room must cost that room only"),
