@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vl_agent.protocol import Event
+
 from vl_tui.demo.plan import FaultKind
 
 
@@ -115,14 +116,17 @@ def attempts(events: Iterable[Event]) -> int:
     return len({e.epoch for e in events if e.kind == "started"})
 
 
-def attempts_lost_to_controller(faults: Sequence[FaultMade], events: Sequence[Event]) -> int:
-    """Attempts that ended without finishing between a controller's death and its successor's first loss by another
-    fault: the struck attempt must itself be the one that the next fault strikes, or that finishes."""
+def attempts_lost_to_controller(
+    faults: Sequence[FaultMade], events: Sequence[Event], restarts: Sequence[float] = ()
+) -> int:
+    """Attempts that ended after a controller's death and before the next thing that was made to go wrong (another
+    fault, or a restart of the whole demo): the attempt under way must be the one that this strikes, or the last."""
     lost = 0
     ordered = sorted(faults, key=lambda fault: fault.at)
     last_epoch = max((e.epoch for e in events if e.kind == "started"), default=0)
     for fault, following in zip(ordered, [*ordered[1:], None], strict=True):
-        if fault.kind == "controller":
+        until = following.at if following else float("inf")
+        if fault.kind == "controller" and not any(fault.at < t < until for t in restarts):
             end = following.epoch if following else last_epoch
             lost += max(0, end - fault.epoch)
     return lost
@@ -156,6 +160,7 @@ def document(
     final_weights: str | None,
     uninterrupted_weights: str | None,
     seconds: float,
+    restarts: Sequence[float] = (),
 ) -> Mapping[str, Any]:
     """The JSON document that ``vl-tui demo --json`` prints."""
     steps_known = any(e.kind == "step" for e in events)
@@ -176,7 +181,7 @@ def document(
         "repeated_steps_mismatched": mismatched if steps_known else None,
         "orphans": orphans,
         "double_launches": double_launches(history),
-        "attempts_lost_to_controller": attempts_lost_to_controller(faults, events),
+        "attempts_lost_to_controller": attempts_lost_to_controller(faults, events, restarts),
         "zombie_commits_refused": sum(e.kind == "commit_refused" for e in events),
         "seconds": round(seconds, 1),
     }
