@@ -1,0 +1,42 @@
+"""Proof that a resumed attempt goes on where the lost one was: losses of steps done again, compared exactly. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vl_agent.protocol import Event
+
+
+@dataclass(frozen=True)
+class Verified:
+    repeated: int
+    """Steps of this epoch that an earlier one had done and told a loss for."""
+    mismatched: int
+    first_mismatch: int | None
+    """The step."""
+
+
+def losses(events: Iterable[Event]) -> dict[int, dict[int, float]]:
+    """By epoch, by step: the exact loss that the training told. Steps without a loss prove nothing."""
+    found: dict[int, dict[int, float]] = {}
+    for event in events:
+        step, loss = event.fields.get("step"), event.fields.get("loss")
+        if event.kind == "step" and type(step) is int and isinstance(loss, (int, float)):
+            found.setdefault(event.epoch, {})[step] = float(loss)
+    return found
+
+
+def verified(by_epoch: dict[int, dict[int, float]], epoch: int) -> Verified:
+    """Compare ``epoch`` with the last earlier one that did the same step."""
+    earlier: dict[int, float] = {}
+    for other in sorted(number for number in by_epoch if number < epoch):
+        earlier.update(by_epoch[other])
+    again = {step: loss for step, loss in by_epoch.get(epoch, {}).items() if step in earlier}
+    wrong = sorted(step for step, loss in again.items() if loss != earlier[step])
+    return Verified(len(again), len(wrong), wrong[0] if wrong else None)
+
+
+def last_step_before(by_epoch: dict[int, dict[int, float]], epoch: int) -> int:
+    """The last step that an earlier epoch reached: once ``epoch`` is past it, all that it repeats is there."""
+    return max((step for number, steps in by_epoch.items() if number < epoch for step in steps), default=0)
