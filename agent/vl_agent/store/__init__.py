@@ -1,0 +1,43 @@
+"""Object storage: ``open_store`` gives a ``Store`` for a URL. ``obstore`` is imported only for URLs that need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from vl_agent.store.base import (
+    Denied,
+    Entry,
+    Exists,
+    Moved,
+    NotFound,
+    Store,
+    Stored,
+    StoreError,
+    Unanswered,
+    Unsafe,
+)  # fmt: skip
+
+__all__ = [
+    "Denied", "Entry", "Exists", "Moved", "NotFound", "Store", "StoreError", "Stored", "Unanswered", "Unsafe",
+    "open_store",
+]  # fmt: skip
+
+
+def open_store(url: str, options: Mapping[str, str] | None = None, *, timeout_s: float = 30.0) -> Store:
+    """The store at ``url``: ``s3://``, ``gs://``, ``az://`` or ``file:///``. ``options``: endpoint, region,
+    access_key_id, secret_access_key, session_token where they apply. The environment's ``VL_STORE_ENDPOINT``, set on a
+    box that reaches the store under another address, replaces the endpoint. ``timeout_s`` holds for each small request.
+    Raises ``StoreError`` for a URL that is none."""
+    if url.startswith("file:///"):
+        from vl_agent.store.files import FileStore
+
+        return FileStore(Path(url.removeprefix("file://")))
+    from vl_agent.store.objects import ObjectStore
+
+    chosen = dict(options or {})
+    endpoint = os.environ.get("VL_STORE_ENDPOINT")
+    if endpoint:
+        chosen["endpoint"] = endpoint
+    return ObjectStore(url.rstrip("/"), chosen, timeout_s)
