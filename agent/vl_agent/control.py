@@ -1,0 +1,138 @@
+"""The files by which helper and supervisor talk, in the folder that ``VL_CONTROL`` names.
+
+Files and not a socket: they survive a restart of either side, cost the training one ``stat`` a step, and can be read by
+a person. Standard library only: this module enters the training process.
+
+``progress.jsonl``  appended by the helper, one JSON object a line, each by one write
+``notice.json``     put there by the supervisor: save now and stop
+``cadence.json``    put there by the supervisor: the person's cadence
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STOPPED_EXIT = 75
+"""Exit status (EX_TEMPFAIL) of a training command that saved and stopped because it was told to."""
+
+_MOST_LINE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Notice:
+    why: str
+    """notice or stop."""
+    deadline: float | None
+    """Unix seconds by this machine's clock at which the box goes, where known."""
+
+
+class Progress:
+    """The helper's side of ``progress.jsonl``. Without a folder every word is dropped."""
+
+    def __init__(self, folder: str | None) -> None:
+        self._fd = -1
+        if folder:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(os.path.join(folder, "progress.jsonl"), flags, 0o600)
+
+    def tell(self, **words: Any) -> None:
+        """Append one object. A full disk must not end the training: what can't be told is not told."""
+        if self._fd < 0:
+            return
+        line = json.dumps(words, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        try:
+            os.write(self._fd, line)
+        except OSError:
+            return
+
+
+def finite(value: float | None) -> float | None:
+    """A number that JSON can carry: NaN and infinities become None."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+class ProgressReader:
+    """The supervisor's side: what was appended since the last look. ``skipped`` counts lines that are no objects."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "progress.jsonl"
+        self._offset = 0
+        self._rest = b""
+        self.skipped = 0
+
+    def more(self) -> list[dict[str, Any]]:
+        """Objects appended since the last call; an unfinished last line waits for its end."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                chunk = file.read(1 << 20)
+        except FileNotFoundError:
+            return []
+        self._offset += len(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if len(self._rest) > _MOST_LINE:
+            self._rest = b""
+            self.skipped += 1
+        return [found for line in lines if (found := self._parse(line)) is not None]
+
+    def _parse(self, line: bytes) -> dict[str, Any] | None:
+        try:
+            found = json.loads(line) if len(line) <= _MOST_LINE else None
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            self.skipped += bool(line)
+            return None
+        return found
+
+
+def write_notice(folder: Path, why: str, deadline: float | None) -> None:
+    _replace(folder / "notice.json", {"why": why, "deadline": deadline})
+
+
+def write_cadence(folder: Path, every_s: float) -> None:
+    _replace(folder / "cadence.json", {"every_s": every_s})
+
+
+def clear(folder: Path) -> None:
+    """Make the folder ready for an attempt: nothing of a former one is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("progress.jsonl", "notice.json", "cadence.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def read_notice(folder: str) -> Notice | None:
+    """The supervisor's word to stop, if it is there."""
+    found = _read(os.path.join(folder, "notice.json"))
+    if found is None:
+        return None
+    deadline = found.get("deadline")
+    return Notice(str(found.get("why", "notice")), float(deadline) if isinstance(deadline, (int, float)) else None)
+
+
+def read_cadence(folder: str) -> float | None:
+    """Seconds between saves, where a person said so."""
+    found = _read(os.path.join(folder, "cadence.json"))
+    every = None if found is None else found.get("every_s")
+    return float(every) if isinstance(every, (int, float)) and every > 0 else None
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            found = json.loads(file.read(_MOST_LINE))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _replace(path: Path, words: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.write_text(json.dumps(words))
+    os.replace(temporary, path)
