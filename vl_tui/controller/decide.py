@@ -72,7 +72,7 @@ def _wind_down(run: RunView) -> list[Action]:
     stopped: LaunchEndReason = "budget" if head.detail.startswith("budget") else "stopped"
     actions: list[Action] = []
     for launch in run.live:
-        holds = launch.number == head.launch
+        holds = launch.number == run.last_attempt
         reason = reasons.get(head.state, stopped) if holds else "superseded"
         actions.append(EndLaunch(launch.number, reason, head.detail or head.state))
     for intent in run.intents:
@@ -87,7 +87,7 @@ def _terminations(run: RunView) -> list[Action]:
     """A box whose attempt ended in order is given time to flush; any other is ended as soon as its record stands."""
     actions: list[Action] = []
     for launch in run.launches:
-        if launch.end is None or launch.terminated:
+        if launch.end is None or launch.terminated or launch.asked == "asking":
             continue
         flushed = launch.verdict.final or (launch.beat is not None and launch.beat.phase == "ended")
         if launch.end.reason not in ORDERLY or flushed or (launch.ended_s or 0.0) > FLUSH_S:
@@ -138,7 +138,7 @@ def _attempt(run: RunView, facts: Facts, now: float) -> list[Action]:
 def _former_reason(run: RunView, launch: LaunchView) -> tuple[LaunchEndReason, str]:
     """Why the box before lost its epoch: told by what the box after it was launched for."""
     newer = next((other for other in run.launches if other.number == run.head.launch), None)
-    why = newer.record.why if newer is not None and newer is not launch else "rollback"
+    why = newer.record.why if newer is not None else "rollback"
     if why == "migrate":
         return "migrated", f"moved to launch {run.head.launch}"
     if why == "escalate":

@@ -119,6 +119,8 @@ class RunView:
     intents: tuple[Intent, ...] = ()
     """Not answered yet, oldest first."""
     progress: Progress = Progress()
+    attempted: int = 0
+    """The newest launch that was ever given an epoch; the head forgets it when a person ends or rolls back the run."""
     missing_secrets: tuple[str, ...] = ()
     no_launch_for_s: float = 0.0
     """Back-off after launches that came to nothing: seconds until the next may be tried."""
@@ -143,15 +145,19 @@ class RunView:
         return next((launch for launch in self.live if launch.number == self.head.launch), None)
 
     @property
+    def last_attempt(self) -> int:
+        return max(self.attempted, self.head.launch)
+
+    @property
     def spares(self) -> tuple[LaunchView, ...]:
-        """Live launches on their way to the next attempt: numbers only grow, so they are newer than the head's."""
-        return tuple(launch for launch in self.live if launch.number > self.head.launch)
+        """Live launches on their way to the next attempt: numbers only grow, so they are newer than the last one."""
+        return tuple(launch for launch in self.live if launch.number > self.last_attempt)
 
     @property
     def former(self) -> tuple[LaunchView, ...]:
         """Live launches whose epoch is over: another was started, or the run was rolled back."""
         holder = self.holder
-        return tuple(launch for launch in self.live if launch.number <= self.head.launch and launch is not holder)
+        return tuple(launch for launch in self.live if launch.number <= self.last_attempt and launch is not holder)
 
     @property
     def escalated(self) -> bool:

@@ -17,14 +17,12 @@ class Verified:
     """The step."""
 
 
-def losses(events: Iterable[Event]) -> dict[int, dict[int, float]]:
-    """By epoch, by step: the exact loss that the training told. Steps without a loss prove nothing."""
-    found: dict[int, dict[int, float]] = {}
+def fold(by_epoch: dict[int, dict[int, float]], events: Iterable[Event]) -> None:
+    """Add the exact losses that ``events`` tell to ``by_epoch``: by epoch, by step. Steps without one prove nothing."""
     for event in events:
         step, loss = event.fields.get("step"), event.fields.get("loss")
         if event.kind == "step" and type(step) is int and isinstance(loss, (int, float)):
-            found.setdefault(event.epoch, {})[step] = float(loss)
-    return found
+            by_epoch.setdefault(event.epoch, {})[step] = float(loss)
 
 
 def verified(by_epoch: dict[int, dict[int, float]], epoch: int) -> Verified:
