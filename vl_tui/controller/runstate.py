@@ -81,8 +81,6 @@ class RunState:
 
     def _tell_what_was_not_told(self) -> None:
         journal, head = self.journal, self.head
-        if not journal.has("submitted"):
-            journal.tell("submitted", 0, by="")
         journal.tell("controller", head.epoch, generation=self.lease.generation, owner=self.lease.owner)
         for number, tracked in sorted(self.launches.items()):
             if not journal.has("launched", launch=number):
