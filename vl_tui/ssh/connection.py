@@ -1,0 +1,319 @@
+"""One SSH connection. The one wrapper around asyncssh: nothing else in the project opens a session.
+
+What asyncssh does that this hides (each has a test): a command whose link drops *returns* an empty success; timeouts
+do not cover opening a channel; leaving ``async with`` waits for ever in a partition; a host key of another type looks
+like a lost connection. So: an exit that was not seen is ``LinkLost``, every wait has a limit, and tearing down is
+``abort``, with nothing awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal as signals
+import socket
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import asyncssh
+
+from vl_tui.domain.box import SshAddress
+from vl_tui.ssh import sshconfig
+from vl_tui.ssh.hostkeys import Pins, algorithms, parse_keys
+
+KEEPALIVE_S, KEEPALIVE_COUNT = 2, 5
+"""A silent partition closes the connection after about interval x (count + 1) = 12 s."""
+HANDSHAKES_AT_ONCE = 16
+"""More at once stop the event loop for longer than they save."""
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
+
+# SshError
+#   Unreachable      no connection could be made; may be tried again
+#   LinkLost         the connection dropped; what was asked may or may not have happened
+#   LoginRefused     the box does not let us in
+#   HostKeyChanged   another key than the pinned one: an alarm, never tried again
+#   HostKeyUnknown   an own host that the person has not accepted yet
+
+
+class SshError(Exception):
+    """``str()`` is one paragraph for a person."""
+
+
+class Unreachable(SshError):
+    """No connection could be made now."""
+
+
+class LinkLost(SshError):
+    """The connection dropped or fell silent: whether the command ran is not known."""
+
+
+class LoginRefused(SshError):
+    """The box does not accept our user or key."""
+
+
+class HostKeyChanged(SshError):
+    """The box shows another host key than the pinned one: it is another machine, or somebody is in between."""
+
+
+class HostKeyUnknown(SshError):
+    """An own host whose key the person has not accepted."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that certainly ended."""
+
+    exit_status: int
+    """128 + signal where a signal ended it, as a shell says it."""
+    stdout: bytes
+    stderr: bytes
+
+
+class Channel(asyncssh.SSHClientSession[bytes]):
+    """A running command. ``received(chunk)`` is called on the loop for each piece of stdout."""
+
+    def __init__(self, received: Callable[[bytes], None]) -> None:
+        self._received = received
+        self._chan: asyncssh.SSHClientChannel[bytes] | None = None
+        self.stderr = bytearray()
+        self.exit_status: int | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._chan = chan
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        if datatype is None:
+            self._received(data)
+        elif len(self.stderr) < 64 * 1024:
+            self.stderr += data
+
+    def exit_status_received(self, status: int) -> None:
+        self.exit_status = status
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
+        self.exit_status = 128 + getattr(signals, "SIG" + signal, 9)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def write(self, data: bytes) -> None:
+        """Raises ``LinkLost``."""
+        try:
+            if self._chan is None or self.ended.done():
+                raise BrokenPipeError
+            self._chan.write(data)
+        except (BrokenPipeError, OSError, asyncssh.Error):
+            raise LinkLost("the channel to the box is closed") from None
+
+    def write_eof(self) -> None:
+        if self._chan is not None:
+            self._chan.write_eof()
+
+    def abort(self) -> None:
+        if self._chan is not None:
+            self._chan.abort()
+
+
+class Connection:
+    """A connection to one box. ``closed`` is done when it is gone, for whatever reason."""
+
+    def __init__(self, conn: asyncssh.SSHClientConnection, name: str, under: Sequence[Callable[[], None]]) -> None:
+        self._conn, self.name, self._under = conn, name, tuple(under)
+        self.closed: asyncio.Task[None] = asyncio.create_task(conn.wait_closed())
+
+    async def run(self, command: str, *, stdin: bytes = b"", timeout: float) -> Completed:
+        """Run to the end. ``timeout`` in seconds covers everything. Raises ``LinkLost`` when the end was not seen."""
+        out = bytearray()
+        channel: Channel | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                channel = await self.open(command, out.extend)
+                if stdin:
+                    channel.write(stdin)
+                channel.write_eof()
+                await asyncio.shield(channel.ended)
+        except TimeoutError:
+            raise LinkLost(f"{self.name}: no answer within {timeout:.0f} s") from None
+        except (asyncssh.Error, OSError) as error:
+            raise LinkLost(f"{self.name}: {_words(error)}") from None
+        finally:
+            if channel is not None and not channel.ended.done():
+                channel.abort()
+        if channel.exit_status is None:
+            raise LinkLost(f"{self.name}: the link dropped while a command ran")
+        return Completed(channel.exit_status, bytes(out), bytes(channel.stderr))
+
+    async def open(self, command: str, received: Callable[[bytes], None], *, window: int = 2 << 20) -> Channel:
+        """Start a command and go on. Put a limit around it. Raises asyncssh's errors on a dead link."""
+        channel = Channel(received)
+        await self._conn.create_session(
+            lambda: channel, command, encoding=None, window=window, request_pty=False
+        )
+        return channel
+
+    def abort(self) -> None:
+        """Drop the connection now; nothing to wait for."""
+        self._conn.abort()
+        for let_go in self._under:
+            let_go()
+
+
+class _Client(asyncssh.SSHClient):
+    """Decides on a host key that is not among the known ones. It can't ask anybody: it notes the key and says no, or,
+    for a launched box at first contact, pins it."""
+
+    def __init__(self, decide: Callable[[asyncssh.SSHKey], bool]) -> None:
+        self._decide = decide
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        return self._decide(key)
+
+
+_handshakes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
+
+
+async def connect(
+    address: SshAddress, *, box_id: str, pins: Pins, host_keys: Sequence[str] = (), timeout: float = 20.0
+) -> Connection:
+    """Connect and log in within ``timeout`` seconds. ``host_keys``: public key lines that the provider told. Raises an
+    ``SshError``."""
+    loop = asyncio.get_running_loop()
+    limit = _handshakes.setdefault(loop, asyncio.Semaphore(HANDSHAKES_AT_ONCE))
+    async with limit:
+        try:
+            way = await sshconfig.resolve(address)
+        except sshconfig.ConfigurationError as error:
+            raise Unreachable(str(error)) from None
+        under: list[Callable[[], None]] = []
+        try:
+            async with asyncio.timeout(timeout):
+                tunnel = await _jumps(way, under)
+                return await _dial(way, box_id, pins, host_keys, timeout, tunnel, under)
+        except TimeoutError:
+            _let_go(under)
+            raise Unreachable(f"{way.name}: no answer from {way.host}:{way.port} within {timeout:.0f} s") from None
+        except BaseException:
+            _let_go(under)
+            raise
+
+
+async def _jumps(way: sshconfig.Way, under: list[Callable[[], None]]) -> asyncssh.SSHClientConnection | None:
+    """Dial each ProxyJump hop ourselves, through the one before."""
+    tunnel: asyncssh.SSHClientConnection | None = None
+    for hop in way.jumps:
+        extra = {"tunnel": tunnel} if tunnel else await _sock(hop, under)
+        tunnel = await _login(hop, [], lambda key: False, 20.0, extra)
+        under.append(tunnel.abort)
+    return tunnel
+
+
+async def _dial(
+    way: sshconfig.Way,
+    box_id: str,
+    pins: Pins,
+    host_keys: Sequence[str],
+    timeout: float,
+    tunnel: asyncssh.SSHClientConnection | None,
+    under: list[Callable[[], None]],
+) -> Connection:
+    known = parse_keys(host_keys) or (way.known if way.own else pins.get(box_id))
+    seen: list[asyncssh.SSHKey] = []
+
+    def decide(key: asyncssh.SSHKey) -> bool:
+        seen.append(key)
+        return not known and not way.own and pins.pin(box_id, key)
+
+    extra = {"tunnel": tunnel} if tunnel else await _sock(way, under)
+    try:
+        conn = await _login(way, known, decide, timeout, extra)
+    except asyncssh.HostKeyNotVerifiable:
+        raise _bad_key(way, pins.path(box_id), known, seen) from None
+    return Connection(conn, way.name, under)
+
+
+async def _login(
+    way: sshconfig.Way,
+    known: Sequence[asyncssh.SSHKey],
+    decide: Callable[[asyncssh.SSHKey], bool],
+    timeout: float,
+    extra: dict[str, Any],
+) -> asyncssh.SSHClientConnection:
+    try:
+        return await asyncssh.connect(
+            way.host,
+            port=way.port,
+            username=way.user,
+            config=None,
+            known_hosts=(list(known or way.known), [], []),
+            client_factory=lambda: _Client(decide),
+            client_keys=[str(path) for path in way.keys] or None,
+            agent_path=way.agent,
+            agent_forwarding=False,
+            server_host_key_algs=algorithms(known or way.known),
+            encryption_algs=list(CIPHERS),
+            compression_algs=["none"],
+            keepalive_interval=KEEPALIVE_S,
+            keepalive_count_max=KEEPALIVE_COUNT,
+            connect_timeout=timeout,
+            login_timeout=timeout,
+            **extra,
+        )
+    except asyncssh.PermissionDenied:
+        raise LoginRefused(
+            f"{way.name}: {way.user}@{way.host}:{way.port} does not let us in: check the user name and that our key is"
+            " in its authorized_keys."
+        ) from None
+    except asyncssh.HostKeyNotVerifiable:
+        raise
+    except (asyncssh.Error, OSError, ValueError) as error:
+        raise Unreachable(f"{way.name}: {way.host}:{way.port}: {_words(error)}") from None
+
+
+async def _sock(way: sshconfig.Way, under: list[Callable[[], None]]) -> dict[str, Any]:
+    """A ProxyCommand as a socket of ours: asyncssh's own way feeds the command's stderr into the SSH stream."""
+    if not way.proxy_command:
+        return {}
+    mine, theirs = socket.socketpair()
+    with theirs:
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", way.proxy_command, stdin=theirs.fileno(), stdout=theirs.fileno(),
+            stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+    under.append(end)
+    mine.setblocking(False)
+    return {"sock": mine}
+
+
+def _let_go(under: Sequence[Callable[[], None]]) -> None:
+    for let_go in under:
+        let_go()
+
+
+def _bad_key(
+    way: sshconfig.Way, pin: Any, known: Sequence[asyncssh.SSHKey], seen: Sequence[asyncssh.SSHKey]
+) -> SshError:
+    shown = seen[-1].get_fingerprint() if seen else "none"
+    if not known:
+        return HostKeyUnknown(
+            f"{way.name}: its host key ({shown}) is not in your known_hosts: connect once with `ssh {way.name}`,"
+            " compare the fingerprint and accept it."
+        )
+    where = "your known_hosts" if way.own else str(pin)
+    return HostKeyChanged(
+        f"{way.name}: the host key has changed: {known[0].get_fingerprint()} is in {where}, {way.host}:{way.port} shows"
+        f" {shown}. Nothing was sent to it. If you know why (the machine was set up anew), remove the old key there."
+    )
+
+
+def _words(error: BaseException) -> str:
+    reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+    return " ".join(str(reason).split())[:200]
