@@ -52,10 +52,12 @@ async def test_the_story_without_a_crash_ends_well_and_has_many_points() -> None
         assert any(label in point for point in trail), label
 
 
-@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("part", range(4))
 async def test_killed_at_any_point_and_restarted_it_ends_in_the_same_place(part: int) -> None:
     trail = await points()
-    for crash_at in range(part, len(trail), 6):
+    # Right after one touch is right before the next, but for the calls to a provider: these are tasks of their own.
+    cuts = [at for at, label in enumerate(trail) if label.startswith("after") or " at " in label]
+    for crash_at in cuts[part::4]:
         world = World(crash_at=crash_at, seed=crash_at, lag_s=2.0)
         try:
             await story(world)

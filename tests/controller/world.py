@@ -7,6 +7,7 @@ call that changes something passes a gate before and after, and a dead controlle
 from __future__ import annotations
 
 import asyncio
+import builtins
 import itertools
 import random
 from collections.abc import Callable, Sequence
@@ -118,17 +119,17 @@ class MemoryStore:
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         return (await self.get(key)).data[start:end]
 
-    async def list(self, prefix: str, after: str = "") -> list[Entry]:
-        if not self.reachable:
-            raise StoreError("memory://: out of reach")
-        keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
-        return [Entry(key, len(self._objects[key][0]), self._objects[key][1]) for key in keys]
-
     async def folders(self, prefix: str) -> list[str]:
         if not self.reachable:
             raise StoreError("memory://: out of reach")
         rest = (key.removeprefix(prefix) for key in self._objects if key.startswith(prefix))
         return sorted({name.split("/")[0] for name in rest if "/" in name})
+
+    async def list(self, prefix: str, after: str = "") -> builtins.list[Entry]:
+        if not self.reachable:
+            raise StoreError("memory://: out of reach")
+        keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
+        return [Entry(key, len(self._objects[key][0]), self._objects[key][1]) for key in keys]
 
     async def delete(self, key: str) -> None:
         self._objects.pop(key, None)
@@ -166,6 +167,7 @@ class Machine:
     step: int = 0
     durable: int = 0
     noticed: float | None = None
+    drained_at: float = 0.0
     stopping: str = ""
     refused_commits: int = 0
     pending: list[Event] = field(default_factory=list)
@@ -248,14 +250,14 @@ class ScriptedProvider:
 
 
 class ScriptedLink:
-    def __init__(self, world: World, machine: Machine, ear: Heard, record: LaunchRecord, gate: Gate) -> None:
+    def __init__(self, world: World, machine: Machine, ear: Heard, record: LaunchRecord | None, gate: Gate) -> None:
         self._world, self._machine, self._ear, self._record, self._gate = world, machine, ear, record, gate
 
     async def run(self) -> None:
         machine = self._machine
         while machine.link_cut or machine.box.state != "running":
             await asyncio.sleep(0)
-        if machine.phase is None or machine.supervisor_dead or machine.phase == "ended":
+        if self._record is not None and (machine.phase in (None, "ended") or machine.supervisor_dead):
             self._world.supervise(machine, self._record)
         machine.ears.append(self._ear)
         self._ear.link("attached", "")
@@ -293,6 +295,9 @@ class World:
         self.controller: Controller | None = None
         self.controllers = 0
         self.said: list[str] = []
+        self.total_steps = 60
+        self.drain_s = 0.0
+        """What a box takes to save after a notice."""
         self.missing: tuple[str, ...] = ()
         self._ids = itertools.count(1)
         self._ticks = 0
@@ -309,14 +314,14 @@ class World:
         )
         ports = Ports(
             fleet=FLEET, store=gated, providers=self.providers, connect=self._connect, clock=self.clock,
-            public_key="ssh-ed25519 AAAA", missing_secrets=lambda spec: self.missing, say=self.said.append,
-            poll_s=1.0, beat_s=1.0, dice=random.Random(self.dice.random()),
+            public_key="ssh-ed25519 AAAA", key_path="/key", missing_secrets=lambda spec: self.missing,
+            say=self.said.append, poll_s=1.0, beat_s=1.0, dice=random.Random(self.dice.random()),
         )  # fmt: skip
         self.controller = Controller(ports, held, idle_s=3.0)
         return self.controller
 
-    def _connect(self, spec: RunSpec, record: LaunchRecord, box: Box, ear: Heard) -> ScriptedLink:
-        return ScriptedLink(self, self.machines[box.id], ear, record, self.gate)
+    def _connect(self, spec: RunSpec, record: LaunchRecord, box: Box, ear: Heard, *, supervise: bool) -> ScriptedLink:
+        return ScriptedLink(self, self.machines[box.id], ear, record if supervise else None, self.gate)
 
     async def kill_controller(self) -> None:
         """As by SIGKILL: its tasks are gone, and nothing of it touches the world any more."""
@@ -369,7 +374,15 @@ class World:
     # -- what a person does --
 
     async def submit(self, name: str = "run", **fields: Any) -> RunSpec:
-        spec = RunSpec(name, FLEET, "python train.py", CheckpointPolicy("ckpt"), total_steps=60, grace_s=6.0, **fields)
+        spec = RunSpec(
+            name,
+            FLEET,
+            "python train.py",
+            CheckpointPolicy("ckpt"),
+            total_steps=self.total_steps,
+            grace_s=6.0,
+            **fields,
+        )
         await heads.submit(self.store, spec)
         return spec
 
@@ -404,7 +417,7 @@ class World:
         return [machine for machine in self.machines.values() if machine.alive]
 
     def holder(self) -> Machine:
-        return next(m for m in self.machines.values() if m.epoch == self.head().epoch and m.epoch)
+        return next(m for m in self.machines.values() if m.run == "run" and m.epoch and m.epoch == self.head().epoch)
 
     def quiet(self) -> bool:
         """The run has ended, and a controller has nothing left to do for it."""
@@ -419,7 +432,7 @@ class World:
     def training(self, step: int = 1) -> bool:
         head = self.head()
         return head.state == "running" and any(
-            m.epoch == head.epoch and m.alive and m.step >= step for m in self.machines.values()
+            m.run == "run" and m.epoch == head.epoch and m.alive and m.step >= step for m in self.machines.values()
         )
 
     async def check_end_record(self, machine: Machine) -> None:
@@ -490,8 +503,10 @@ class World:
         machine.pending.append(
             Event(self.clock.wall(), "step", machine.epoch, {"step": machine.step, "loss": 1.0 / machine.step})
         )
-        over = machine.step >= 60
-        ends = over or machine.noticed is not None or machine.stopping
+        over = machine.step >= self.total_steps
+        if machine.noticed is not None and not machine.drained_at:
+            machine.drained_at = self.clock.now + self.drain_s
+        ends = over or machine.stopping or (machine.drained_at and self.clock.now >= machine.drained_at)
         if machine.store_cut:
             return
         if machine.pending:
@@ -521,7 +536,7 @@ class World:
             return
         beat = Beat(
             machine.counter, machine.launch, machine.epoch, machine.phase, machine.step, 0.0, None, machine.durable,
-            60, machine.noticed,
+            self.total_steps, machine.noticed,
         )  # fmt: skip
         if not machine.link_cut:
             for ear in list(machine.ears):

@@ -25,7 +25,7 @@ from vl_tui.controller.actions import (
     Terminate,
     Wait,
 )
-from vl_tui.controller.place import launch_at, rejected, secrets_missing, want
+from vl_tui.controller.place import avoided, launch_at, rejected, secrets_missing, want
 from vl_tui.domain.run import Facts, LaunchView, RunView
 from vl_tui.policy.candidates import best, candidates
 
@@ -262,19 +262,19 @@ def _launch_next(run: RunView, facts: Facts, now: float) -> list[Action]:
         return [Wait(secrets_missing(run), stands=stands)]
     if not facts.offers_known:
         return [Wait("asks the providers for offers")]
-    if run.no_launch_for_s > 0:
-        return [Wait(f"tries again in {run.no_launch_for_s:.0f} s", stands=False)]
     found = candidates(
         want(run, now, ("on_demand",) if run.escalated else ()),
         facts.offers,
-        exclusions=facts.exclusions,
+        exclusions=avoided(run, facts),
         busy=facts.busy,
     )
     chosen = best(found)
-    if chosen is not None:
-        return [launch_at(chosen, found, _why(run))]
-    words = f"no offer fits: {found[0].why}" if found else "no provider offers anything"
-    return [Wait(words, rejected(found), stands=stands)]
+    if chosen is None:
+        words = f"no offer fits: {found[0].why}" if found else "no provider offers anything"
+        return [Wait(words, rejected(found), stands=stands)]
+    if run.no_launch_for_s > 0:
+        return [Wait(f"tries {chosen.offer.key} in {run.no_launch_for_s:.0f} s")]
+    return [launch_at(chosen, found, _why(run))]
 
 
 def _why(run: RunView) -> LaunchWhy:

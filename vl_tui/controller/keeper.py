@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from vl_agent.protocol import Intent
@@ -19,6 +20,7 @@ from vl_tui.domain.run import Facts
 
 QUIET: tuple[VerdictName, ...] = ("alive", "suspect")
 """Verdicts that are journaled only as the end of another."""
+_NUMBERS = re.compile(r"[0-9.]+")
 _BETWEEN_ACTIONS_S = 0.02
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.5, 30.0
 
@@ -110,8 +112,9 @@ class Keeper:
         """Standing still for want of a place is journaled once for each reason."""
         run = self.state
         run.waiting = wait.why
-        if wait.stands and wait.why != self._told_waiting:
-            self._told_waiting = wait.why
+        reason = _NUMBERS.sub("#", wait.why)
+        if wait.stands and reason != self._told_waiting:
+            self._told_waiting = reason
             run.rejected = tuple(dict(row) for row in wait.rejected)
             run.journal.tell("waiting", run.head.epoch, why=wait.why, rejected=list(run.rejected))
 
@@ -152,7 +155,7 @@ class Keeper:
         run = self.state
         assert tracked.box is not None
         ear = tracked.heard(lambda: run.now)
-        link = run.ports.connect(run.spec, tracked.record, tracked.box, ear)
+        link = run.ports.connect(run.spec, tracked.record, tracked.box, ear, supervise=tracked.end is None)
 
         async def owned() -> None:
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -35,7 +35,10 @@ class LinkDown(Exception):
     """The box could not be told."""
 
 
-Connect = Callable[[RunSpec, LaunchRecord, Box, Heard], Link]
+class Connect(Protocol):
+    """Makes a box's link. ``supervise``: start its agent where none lives; else only look on."""
+
+    def __call__(self, spec: RunSpec, record: LaunchRecord, box: Box, ear: Heard, *, supervise: bool) -> Link: ...
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Market:
                 if not one.boxes and one.asked in ("unsure", "answered"):
                     boxes = await provider.find(one.record.name)
                     if boxes:
-                        one.on_boxes(tuple(boxes), clock.mono())
+                        one.on_boxes(tuple(self._ports.keyed(box) for box in boxes), clock.mono())
                     elif clock.mono() - one.unsure_at > provider.caps.lag_s:
                         one.on_absent(clock.mono())
         except ProviderError as error:
@@ -95,6 +95,6 @@ class Market:
     def _told(self, provider: Provider, one: Tracked, box: Box | None, clock: Clock) -> None:
         now = clock.mono()
         if box is not None:
-            one.on_boxes((box, *(other for other in one.boxes if other.id != box.id)), now)
+            one.on_boxes((self._ports.keyed(box), *(other for other in one.boxes if other.id != box.id)), now)
         elif now - one.unsure_at > provider.caps.lag_s:
             one.on_absent(now)

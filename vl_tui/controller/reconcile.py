@@ -148,7 +148,7 @@ async def _request(run: RunState, tracked: Tracked, provider: base.Provider, req
     try:
         box = await provider.launch(request)
         tracked.asked = "answered"
-        tracked.on_boxes((box,), run.now)
+        tracked.on_boxes((run.ports.keyed(box),), run.now)
     except base.RateLimited as error:
         await run.ports.clock.sleep(error.retry_after or 5.0)
         tracked.asked = "no"
@@ -170,6 +170,7 @@ async def _end_launch(run: RunState, action: EndLaunch) -> None:
     if not await _create(run.ports.store, key, encode(end)):
         end = decode(LaunchEnd, (await run.ports.store.get(key)).data)
     tracked.end, tracked.ended_at = end, run.now
+    await drop_link(tracked)  # the next one only looks on: it starts no agent on a box that was given up
     run.pause_after_failure()
     run.tell_ended(end)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vl_agent.protocol import Head, Intent, LaunchEndReason, LaunchWhy, Market
 
 from vl_tui.controller.actions import Action, Answer, End, EndLaunch, Launch, Pin, Rollback, SendStop, Wait
-from vl_tui.controller.place import launch_at, secrets_missing, want
+from vl_tui.controller.place import avoided, launch_at, secrets_missing, want
 from vl_tui.domain.money import burning_usd_hour, spent_usd
 from vl_tui.domain.run import Facts, RunView
 from vl_tui.policy import budget
@@ -57,7 +57,7 @@ def _move(run: RunView, facts: Facts, now: float, intent: Intent, why: LaunchWhy
         found = candidates(want(run, now, (offers[0].market,)), offers, exclusions={}, busy=facts.busy)
     else:
         markets: tuple[Market, ...] = ("on_demand",) if why == "escalate" else ()
-        found = candidates(want(run, now, markets), offers, exclusions=facts.exclusions, busy=facts.busy)
+        found = candidates(want(run, now, markets), offers, exclusions=avoided(run, facts), busy=facts.busy)
     chosen = best(found)
     if chosen is None:
         return Answer(intent, "refused", f"{found[0].offer.key}: {found[0].why}")

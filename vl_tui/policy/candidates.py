@@ -64,6 +64,10 @@ class Candidate:
     """Empty: it may be taken."""
 
     @property
+    def usd_hour(self) -> float:
+        return self.offer.usd_hour
+
+    @property
     def why(self) -> str:
         """One line: what speaks against it, or what it comes to."""
         if self.refused:

@@ -1,0 +1,117 @@
+"""Invariant 6: a box is lost only on evidence: its provider says so, or its channel and its beat in the store are both
+silent past the grace while the controller itself reaches the store. One link that is down kills nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.controller.world import Machine, World
+
+
+async def verdicts(world: World) -> list[str]:
+    return [event.fields["verdict"] for event in await world.events() if event.kind == "verdict"]
+
+
+async def test_a_run_whose_ssh_link_is_down_is_left_alone(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    world.holder().link_cut = True
+    await world.advance(12)
+    assert await verdicts(world) == ["link_only"]
+    assert world.head().epoch == 1
+    assert len(world.launch_records()) == 1
+    world.holder().link_cut = False
+    await world.until(world.quiet)
+    assert len(world.launch_records()) == 1
+
+
+async def test_a_run_that_cannot_reach_the_store_is_at_risk_and_left_alone(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    world.holder().store_cut = True
+    await world.advance(12)
+    assert await verdicts(world) == ["at_risk"]
+    assert len(world.launch_records()) == 1
+
+
+async def test_a_provider_that_cannot_be_asked_proves_nothing(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    world.holder().word_cut = True
+    await world.advance(15)
+    assert await verdicts(world) == []
+    assert len(world.launch_records()) == 1
+
+
+async def test_a_box_silent_on_every_way_is_lost_after_the_grace_and_not_before(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    cut_at, cut = world.clock.now, world.holder()
+    world.partition(cut)
+    await world.until(lambda: len(world.launch_records()) == 2)
+    assert 6.0 < world.clock.now - cut_at < 9.0
+    await world.until(lambda: world.head().epoch == 2 and world.training(9))
+    assert await verdicts(world) == ["lost"]
+    cut.link_cut = cut.store_cut = False
+    await world.until(lambda: cut.refused_commits == 1)
+    assert cut.alive, "its provider can't be reached yet"
+    cut.word_cut = False
+    await world.until(world.quiet)
+    end = world.end_record(1)
+    assert end is not None
+    assert end.reason == "lost"
+
+
+async def test_a_box_that_comes_back_before_the_next_one_begins_keeps_its_run(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    world.partition(world.holder())
+    await world.until(lambda: len(world.launch_records()) == 2)
+    world.partition(world.holder(), False)
+    await world.until(world.quiet)
+    assert world.head().epoch == 1
+    end = world.end_record(2)
+    assert end is not None
+    assert end.reason == "superseded"
+
+
+async def _store_out_of_reach(world: World) -> None:
+    world.partition(world.holder())
+    controller = world.controller
+    assert controller is not None
+    controller.ports.store.reachable = False  # type: ignore[attr-defined]
+    await world.advance(30)
+    controller.ports.store.reachable = True  # type: ignore[attr-defined]
+    world.partition(world.holder(), False)
+
+
+async def _stalled(world: World) -> None:
+    world.clock.now += 60.0
+    controller = world.controller
+    assert controller is not None
+    for keeper in controller.keepers.values():
+        keeper.state.deaf()  # what the pulse does, turned by hand
+
+
+@pytest.mark.parametrize("blind", [_store_out_of_reach, _stalled])
+async def test_a_controller_that_could_not_hear_decides_nothing(world: World, blind: Callable[..., object]) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    await blind(world)  # type: ignore[misc]
+    await world.until(world.quiet)
+    assert len(world.launch_records()) == 1
+    assert "lost" not in await verdicts(world)
+
+
+async def test_a_new_controller_gives_a_silent_box_a_whole_grace(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    cut: Machine = world.holder()
+    world.partition(cut)
+    await world.advance(4)
+    await world.kill_controller()
+    began = world.clock.now
+    await world.until(lambda: len(world.launch_records()) == 2)
+    assert world.clock.now - began > 6.0
