@@ -16,6 +16,7 @@ from vl_agent.protocol import (
     LaunchEnd,
     LaunchEndReason,
     LaunchRecord,
+    Market,
     Phase,
     RunSpec,
 )
@@ -27,10 +28,11 @@ from vl_tui.domain.evidence import ALIVE, Verdict
 from vl_tui.domain.run import Facts, LaunchView, RunView
 
 NOW = 10_000.0
+PLACES: list[tuple[str, Market, float]] = [("a", "spot", 1.0), ("b", "spot", 2.0), ("c", "on_demand", 4.0)]
 OFFERS = [
     Offer(f"p/{place}/any/{market}", "p", place, market, "any", usd, "high", 0.0, boot_s=5.0)
-    for place, market, usd in (("a", "spot", 1.0), ("b", "spot", 2.0), ("c", "on_demand", 4.0))
-]  # fmt: skip
+    for place, market, usd in PLACES
+]
 
 REASONS: list[LaunchEndReason] = ["lost", "finished", "failed", "no_capacity", "notice", "prepare_failed"]
 PHASES: list[Phase] = ["preparing", "prepared", "training", "draining", "ended"]

@@ -338,7 +338,8 @@ class World:
                 await self.start_controller()
             assert self.controller is not None
             await self.controller.look()
-            await self.controller.ask()
+            for name in self.providers:
+                await self.controller.ask(name)
             if self._ticks % 10 == 0:
                 await self.controller.sweep.round()
             for keeper in list(self.controller.keepers.values()):

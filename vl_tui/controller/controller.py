@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from vl_agent.head import NewerController
@@ -49,9 +50,10 @@ class Controller:
         self._closed: set[str] = set()
         """Runs that have ended and left nothing, and runs that are not this fleet's."""
         self._unreadable: set[str] = set()
-        self._wake, self._ask_now = asyncio.Event(), asyncio.Event()
+        self._wake = asyncio.Event()
+        self._ask_now = {name: asyncio.Event() for name in ports.providers}
         self._newer: NewerController | None = None
-        self._rounds = 0
+        self._rounds = dict.fromkeys(ports.providers, 0)
         self._idle_since: float | None = None
 
     def wake(self) -> None:
@@ -101,7 +103,8 @@ class Controller:
             self._closed.add(name)
             return
         self.ports.say(f"{name}: kept from epoch {state.head.epoch}, {state.head.state}")
-        self._ask_now.set()
+        for ask_now in self._ask_now.values():
+            ask_now.set()
 
     async def _nobody(self, intent: Intent) -> None:
         """Answer an intent for a run that nobody keeps."""
@@ -123,15 +126,16 @@ class Controller:
             busy=frozenset(record.offer for record in owned),
         )
 
-    async def ask(self) -> None:
-        """Ask the providers about every box that is not known to be gone; now and then about offers."""
+    async def ask(self, provider: str) -> None:
+        """Ask one provider about every box that is not known to be gone; now and then about offers."""
         gpus = {keeper.state.spec.gpu for keeper in self.keepers.values()}
-        if self._rounds % OFFERS_EVERY == 0 or not all(self.market.offers_known(gpu) for gpu in gpus):
-            await self.market.ask_offers(gpus)
+        known = all(self.market.offers_known_from(provider, gpu) for gpu in gpus)
+        if not known or self._rounds[provider] % OFFERS_EVERY == 0:
+            await self.market.ask_offers(provider, gpus)
             for keeper in self.keepers.values():
                 keeper.wake()
-        self._rounds += 1
-        await self.market.ask_boxes([tracked for tracked in self._tracked() if not tracked.terminated])
+        self._rounds[provider] += 1
+        await self.market.ask_boxes(provider, [tracked for tracked in self._tracked() if not tracked.terminated])
 
     async def publish(self) -> None:
         await self._publisher.offer(
@@ -174,7 +178,10 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as group:
                 rounds = [
-                    group.create_task(self._every(self.ask, self._poll_s, self._ask_now)),
+                    *(
+                        group.create_task(self._every(partial(self.ask, name), self._poll_s, self._ask_now[name]))
+                        for name in self.ports.providers
+                    ),
                     group.create_task(self._every(self.sweep.round, lambda: SWEEP_S)),
                     group.create_task(self._every(self.lease.renew, lambda: TERM_S / 3)),
                     group.create_task(self._every(self.publish, lambda: 0.5)),

@@ -87,7 +87,7 @@ def _terminations(run: RunView) -> list[Action]:
     """A box whose attempt ended in order is given time to flush; any other is ended as soon as its record stands."""
     actions: list[Action] = []
     for launch in run.launches:
-        if launch.end is None or launch.terminated or launch.asked == "asking":
+        if launch.end is None or launch.terminated or launch.ending or launch.asked == "asking":
             continue
         flushed = launch.verdict.final or (launch.beat is not None and launch.beat.phase == "ended")
         if launch.end.reason not in ORDERLY or flushed or (launch.ended_s or 0.0) > FLUSH_S:

@@ -100,7 +100,7 @@ class Keeper:
             self._not_before[key] = again, min(2 * pause, _RETRY_MOST_S)
             return False
         self._not_before.pop(key, None)
-        if not isinstance(action, Terminate):
+        if not isinstance(action, Terminate):  # its task says how it went
             run.ports.say(f"{run.spec.name}: {type(action).__name__} {_words(action)}")
         return True
 
@@ -170,10 +170,10 @@ class Keeper:
         """Let go of links and requests; the run itself is not touched."""
         for tracked in self.state.launches.values():
             await drop_link(tracked)
-            ask = tracked.tasks.pop("ask", None)
-            if ask is not None:
-                ask.cancel()
-                await asyncio.gather(ask, return_exceptions=True)
+            tasks = list(tracked.tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _key(action: Action) -> tuple[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 
 from vl_tui.controller.clock import Clock
@@ -35,7 +34,10 @@ class Market:
 
     def offers_known(self, gpu: str) -> bool:
         """Every provider was asked for that GPU at least once, and answered or failed to."""
-        return all((name, gpu) in self._asked for name in self._ports.providers)
+        return all(self.offers_known_from(name, gpu) for name in self._ports.providers)
+
+    def offers_known_from(self, provider: str, gpu: str) -> bool:
+        return (provider, gpu) in self._asked
 
     def offers_for(self, gpu: str) -> list[Offer]:
         return [offer for name in self._ports.providers for offer in self._offers.get((name, gpu), [])]
@@ -47,32 +49,25 @@ class Market:
     def boot_s(self, offer: str) -> float:
         return next((found.boot_s for found in self.offers if found.key == offer), 60.0)
 
-    # -- questions --
+    # -- questions, one provider at a time: one that hangs holds up nobody else --
 
-    async def ask_offers(self, gpus: Iterable[str]) -> None:
-        """Every provider, for every GPU wanted. One that fails keeps its last answer; said once."""
-        pairs = [(provider, gpu) for provider in self._ports.providers.values() for gpu in sorted(set(gpus))]
-        await asyncio.gather(*(self._ask_offers(provider, gpu) for provider, gpu in pairs))
+    async def ask_offers(self, name: str, gpus: Iterable[str]) -> None:
+        """For every GPU wanted. A provider that fails keeps its last answer; said once."""
+        provider = self._ports.providers[name]
+        for gpu in sorted(set(gpus)):
+            try:
+                self._offers[name, gpu] = await provider.offers(Need(gpu))
+                self.complaints.pop(name, None)
+            except ProviderError as error:
+                if self.complaints.get(name) != str(error):
+                    self._ports.say(f"{name}: {error}")
+                self.complaints[name] = str(error)
+            finally:
+                self._asked.add((name, gpu))
 
-    async def _ask_offers(self, provider: Provider, gpu: str) -> None:
-        try:
-            self._offers[provider.name, gpu] = await provider.offers(Need(gpu))
-            self.complaints.pop(provider.name, None)
-        except ProviderError as error:
-            if self.complaints.get(provider.name) != str(error):
-                self._ports.say(f"{provider.name}: {error}")
-            self.complaints[provider.name] = str(error)
-        finally:
-            self._asked.add((provider.name, gpu))
-
-    async def ask_boxes(self, followed: Sequence[Tracked]) -> None:
+    async def ask_boxes(self, name: str, followed: Sequence[Tracked]) -> None:
         """Where each launch's boxes are: by id once known, by name before. Who can't be asked says nothing."""
-        await asyncio.gather(
-            *(
-                self._ask_boxes(provider, [one for one in followed if one.record.provider == name])
-                for name, provider in self._ports.providers.items()
-            )
-        )
+        await self._ask_boxes(self._ports.providers[name], [one for one in followed if one.record.provider == name])
 
     async def _ask_boxes(self, provider: Provider, followed: Sequence[Tracked]) -> None:
         clock = self._ports.clock

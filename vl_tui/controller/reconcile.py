@@ -45,6 +45,9 @@ from vl_tui.domain.money import spent_usd
 from vl_tui.providers import base
 from vl_tui.store import intents
 
+_ANSWER_S = 5.0
+"""A box that does not answer a command in so long is told again later: its witnesses must be looked at meanwhile."""
+
 
 class NotNow(Exception):
     """The action could not be done; it is decided anew after a pause. ``str()`` says why."""
@@ -176,24 +179,35 @@ async def _end_launch(run: RunState, action: EndLaunch) -> None:
 
 
 async def _terminate(run: RunState, tracked: Tracked) -> None:
-    """End every box of the launch's name. Done when its provider has none left and could not have one yet unseen."""
+    """End every box of the launch's name, in a task of its own: a provider that hangs must not hold up a failover."""
     assert tracked.end is not None, "a box without an end record may still get an epoch"
     await run.lease.renew()
+    name = f"end {tracked.record.name}"
+    tracked.tasks["terminate"] = asyncio.create_task(_end_boxes(run, tracked), name=name)
+
+
+async def _end_boxes(run: RunState, tracked: Tracked) -> None:
+    """Done when its provider has none left and could not have one yet unseen; else tried again after a pause."""
     provider = run.ports.providers.get(tracked.record.provider)
-    if provider is None:
-        raise NotNow(f"{tracked.record.name}: no provider {tracked.record.provider!r} is configured")
     try:
+        if provider is None:
+            raise NotNow(f"no provider {tracked.record.provider!r} is configured")
         boxes = await _living(provider, tracked)
         for box in boxes:
             await provider.terminate(box.id)
-    except base.ProviderError as error:
-        raise NotNow(f"{tracked.record.name}: {error}") from error
-    if not boxes and run.now - tracked.unsure_at <= provider.caps.lag_s:
-        raise NotNow(f"{tracked.record.name}: not seen at {provider.name} yet")
-    await drop_link(tracked)
-    tracked.terminated = True
-    named = boxes[0].id if boxes else (tracked.box.id if tracked.box else "")
-    run.journal.tell("terminated", run.head.epoch, launch=tracked.record.number, box=named)
+        if not boxes and run.now - tracked.unsure_at <= provider.caps.lag_s:
+            raise NotNow(f"not seen at {provider.name} yet")
+    except (base.ProviderError, NotNow) as error:
+        run.ports.say(f"{tracked.record.name} is not ended yet: {error}")
+        tracked.pause_ending(run.now, run.ports.dice)
+    else:
+        await drop_link(tracked)
+        tracked.terminated = True
+        named = boxes[0].id if boxes else (tracked.box.id if tracked.box else "")
+        run.journal.tell("terminated", run.head.epoch, launch=tracked.record.number, box=named)
+    finally:
+        tracked.tasks.pop("terminate", None)
+        run.changed()
 
 
 async def _living(provider: base.Provider, tracked: Tracked) -> list[Box]:
@@ -260,8 +274,9 @@ async def _send(run: RunState, launch: int, **fields: Any) -> None:
     if link is None:
         raise NotNow(f"launch {launch}: no link to tell it {fields['command']}")
     try:
-        reply = await link.command(**fields)
-    except LinkDown as error:
+        async with asyncio.timeout(_ANSWER_S):
+            reply = await link.command(**fields)
+    except (LinkDown, TimeoutError) as error:
         raise NotNow(f"launch {launch}: {error}") from error
     if not reply.ok:
         raise NotNow(f"launch {launch}: refused to {fields['command']}: {reply.detail}")

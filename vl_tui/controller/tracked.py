@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -33,7 +34,8 @@ class Tracked:
         self.watch = Watch(now)
         self.link: Link | None = None
         self.tasks: dict[str, asyncio.Task[None]] = {}
-        """``ask`` and ``link``, while they run."""
+        """``ask``, ``link`` and ``terminate``, while they run."""
+        self._end_again_at, self._end_pause_s = now, 0.0
         self.link_name: LinkName = "down"
         self.link_words = ""
         self.stopping_at: float | None = None
@@ -97,6 +99,11 @@ class Tracked:
     def attached(self) -> bool:
         return self.link_name == "attached"
 
+    def pause_ending(self, now: float, dice: random.Random) -> None:
+        """Its boxes could not be ended: not again before a pause that doubles, with jitter."""
+        self._end_pause_s = min(30.0, max(0.5, 2 * self._end_pause_s))
+        self._end_again_at = now + dice.uniform(self._end_pause_s / 2, self._end_pause_s)
+
     # -- as ``decide`` sees it --
 
     def follow(self, head: Head, now: float) -> None:
@@ -147,6 +154,7 @@ class Tracked:
             relinked_s=_since(self.relinked_at, now),
             epochless_s=epochless or 0.0,
             ended_s=_since(self.ended_at, now),
+            ending="terminate" in self.tasks or now < self._end_again_at,
             terminated=self.terminated,
         )
 

@@ -55,6 +55,8 @@ class LaunchView:
     """Since its agent says that it waits for an epoch, though the head says that it claimed one: a new supervisor."""
     ended_s: float | None = None
     """Since this controller saw the end record."""
+    ending: bool = False
+    """Its boxes are being ended just now, or could not be and are tried again later."""
     terminated: bool = False
     """Its box is known to be gone."""
 
