@@ -24,9 +24,14 @@ async def gone(fd: int) -> None:
     over: asyncio.Future[None] = loop.create_future()
 
     def readable() -> None:
-        with contextlib.suppress(BlockingIOError):
-            if not os.read(fd, 4096) and not over.done():
-                over.set_result(None)
+        try:
+            ended = not os.read(fd, 4096)
+        except BlockingIOError:
+            return
+        except OSError:  # a socket's other end may go with a reset
+            ended = True
+        if ended and not over.done():
+            over.set_result(None)
 
     os.set_blocking(fd, False)
     loop.add_reader(fd, readable)
