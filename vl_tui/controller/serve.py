@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from vl_agent.head import NewerController
-from vl_agent.protocol import ENDED_STATES, ProtocolError
+from vl_agent.protocol import ENDED_STATES, LEASE_KEY, ProtocolError
 from vl_agent.store import NotFound, Store
 
 from vl_tui.config import FleetConfig
@@ -38,6 +38,7 @@ async def serve(fleet: FleetConfig, leash_fd: int | None, ready: Callable[[], No
     stop, woken = asyncio.Event(), asyncio.Event()
     try:
         options = await asyncio.to_thread(store_options, fleet)
+        await _reach(store)
         async with _listening(fleet, woken), _told(stop, leash_fd):
             ready()
             ports = _ports(fleet, store, options, providers)
@@ -52,6 +53,12 @@ async def serve(fleet: FleetConfig, leash_fd: int | None, ready: Callable[[], No
         for provider in providers.values():
             await provider.close()
         await store.close()
+
+
+async def _reach(store: Store) -> None:
+    """Whoever starts a controller is told at once that the store can't be used. Raises ``StoreError``."""
+    with contextlib.suppress(NotFound):
+        await store.get(LEASE_KEY)
 
 
 async def anything_left(fleet: FleetConfig) -> bool:
