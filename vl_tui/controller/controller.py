@@ -60,6 +60,11 @@ class Controller:
         """Somebody left an intent or a run: look now."""
         self._wake.set()
 
+    def ask_soon(self, provider: str) -> None:
+        """A link dropped: its provider may know why."""
+        if provider in self._ask_now:  # else it was taken out of fleet.yaml
+            self._ask_now[provider].set()
+
     # -- one round each --
 
     async def look(self) -> None:
@@ -90,7 +95,10 @@ class Controller:
         if spec.fleet != self.ports.fleet:
             self._closed.add(name)
             return
-        state = RunState(self.ports, self.lease, self.market, spec, head, lambda: self.keepers[name].wake())
+        state = RunState(
+            self.ports, self.lease, self.market, spec, head,
+            changed=lambda: keeper.wake(), ask_now=self.ask_soon,
+        )  # fmt: skip
         keeper = Keeper(state, self.facts)
         self.keepers[name] = keeper
         try:

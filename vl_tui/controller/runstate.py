@@ -15,6 +15,7 @@ from vl_agent.store import StoreError
 from vl_tui.controller import wishes
 from vl_tui.controller.journal import Journal
 from vl_tui.controller.lease import Held
+from vl_tui.controller.links import LinkName
 from vl_tui.controller.market import Market
 from vl_tui.controller.pace import Pace
 from vl_tui.controller.ports import Ports
@@ -31,10 +32,12 @@ class RunState:
     """Facts of one run. ``load`` first, then ``observe`` before each decision."""
 
     def __init__(
-        self, ports: Ports, lease: Held, market: Market, spec: RunSpec, head: Head, changed: Callable[[], None]
-    ) -> None:
+        self, ports: Ports, lease: Held, market: Market, spec: RunSpec, head: Head, *,
+        changed: Callable[[], None], ask_now: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """``changed``: look at this run now; ``ask_now``: ask that provider now."""
         self.ports, self.lease, self.market, self.spec, self.head = ports, lease, market, spec, head
-        self.changed = changed
+        self.changed, self._ask_now = changed, ask_now
         self.journal = Journal(ports.store, spec.name, lease.generation, ports.clock)
         self.launches: dict[int, Tracked] = {}
         self.intents: dict[str, Intent] = {}
@@ -74,7 +77,14 @@ class RunState:
             await self.journal.flush()
 
     def track(self, record: LaunchRecord, end: LaunchEnd | None, *, fresh: bool) -> Tracked:
-        tracked = Tracked(record, end, self.now, self.changed, fresh=fresh)
+        def link_told(name: LinkName, words: str) -> None:
+            if words:
+                self.ports.say(f"{record.name}: {name}: {words}")
+            if name == "down":
+                self._ask_now(record.provider)  # it may know why, seconds before its next turn
+            self.changed()
+
+        tracked = Tracked(record, end, self.now, self.changed, link_told, fresh=fresh)
         tracked.terminated = self.journal.has("terminated", launch=record.number)
         self.launches[record.number] = tracked
         return tracked

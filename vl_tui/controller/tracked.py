@@ -20,12 +20,15 @@ _PREPARING_PATIENCE = 4.0
 
 
 class Tracked:
-    """State of one launch; times by the controller's monotonic clock. ``changed`` wakes the run's keeper."""
+    """State of one launch; times by the controller's monotonic clock. ``changed`` wakes the run's keeper, ``link_told``
+    hears what becomes of the link."""
 
     def __init__(
-        self, record: LaunchRecord, end: LaunchEnd | None, now: float, changed: Callable[[], None], *, fresh: bool
-    ) -> None:
-        self.record, self.end, self.fresh, self._changed = record, end, fresh, changed
+        self, record: LaunchRecord, end: LaunchEnd | None, now: float, changed: Callable[[], None],
+        link_told: Callable[[LinkName, str], None], *, fresh: bool,
+    ) -> None:  # fmt: skip
+        self.record, self.end, self.fresh = record, end, fresh
+        self._changed, self._link_told = changed, link_told
         self.seen_at = now
         self.asked: Asked = "no" if fresh else "unsure"
         self.refusal, self.no_capacity = "", False
@@ -66,7 +69,7 @@ class Tracked:
     def on_link(self, name: LinkName, words: str) -> None:
         if (name, words) != (self.link_name, self.link_words):
             self.link_name, self.link_words = name, words
-            self._changed()
+            self._link_told(name, words)
 
     # -- what the provider says --
 
