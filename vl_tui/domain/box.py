@@ -44,6 +44,8 @@ class Offer:
     """Usual seconds from launch to a box that answers over SSH."""
     reclaims_per_hour: float = 0.0
     """Hazard of this place in this market, where known."""
+    note: str = ""
+    """Why it can't be had, where the provider tells."""
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _refusal(want: Want, candidate: Candidate, busy: frozenset[str]) -> str:
     if offer.key in busy:
         return "in use by another run"
     if offer.available == "none":
-        return "no capacity now"
+        return offer.note or "no capacity now"
     if not budget.affordable(want.left_usd, offer.usd_hour, candidate.ready_s, want.progress.remaining_s):
         return f"${want.left_usd or 0:.2f} of the budget left: not enough for ${offer.usd_hour:g}/h"
     if want.left_usd is not None and candidate.cost_usd is not None and candidate.cost_usd[0] > want.left_usd:

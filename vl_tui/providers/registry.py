@@ -7,8 +7,10 @@ from pathlib import Path
 from vl_tui.config import FleetConfig
 from vl_tui.config.fleet import LocalProvider as LocalEntry
 from vl_tui.config.fleet import ProviderConfig
-from vl_tui.providers import local
+from vl_tui.domain.box import SshAddress
+from vl_tui.providers import local, ssh
 from vl_tui.providers.base import Invalid, Provider
+from vl_tui.ssh.hostkeys import Pins
 
 __all__ = ["Provider", "local_socket", "open_providers"]
 
@@ -35,4 +37,5 @@ def _open(fleet: FleetConfig, entry: ProviderConfig) -> list[Provider]:
         socket = Path(entry.socket).expanduser() if entry.socket else local_socket(fleet)
         names = [entry.name] if entry.name else local.names(socket)
         return [local.LocalProvider(name, socket) for name in names]
-    raise Invalid(f"{fleet.path}: there is no adapter for {entry.kind!r} yet.")
+    hosts = {host: SshAddress(host, alias=host) for host in entry.hosts}
+    return [ssh.SshProvider(entry.name, hosts, entry.usd_hour, Pins(fleet.state_dir / "pins"))]
