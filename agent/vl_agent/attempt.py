@@ -1,0 +1,315 @@
+"""One attempt on this box: from holding the epoch to its end. The same for a launched box and for ``vl-agent run``.
+
+It restores, runs the command, makes its saves durable, and says how it ended. Whatever tells that the epoch is over (a
+refused commit, a look at the head) ends the training: a fenced box may compute, but it costs money for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vl_agent import control, paths
+from vl_agent import head as heads
+from vl_agent.checkpoints import restore as restoring
+from vl_agent.checkpoints.pipeline import Pipeline
+from vl_agent.checkpoints.watch import Watch
+from vl_agent.head import Fenced
+from vl_agent.journal import Journal
+from vl_agent.log import LogShipper
+from vl_agent.notices import Notice
+from vl_agent.protocol import Head, Phase, ProtocolError, RunSpec
+from vl_agent.status import Status
+from vl_agent.store import Store, StoreError
+from vl_agent.training import Ended, Training
+
+T = TypeVar("T")
+
+PROGRESS_S = 0.1
+STOP_GRACE_S = 30.0
+"""A command that was told to save and stop, and can't by itself, gets so long after SIGTERM."""
+HELPER_GRACE_S = 120.0
+"""A helper that was told to save and stop finishes its step and its save within this."""
+FENCED_PATIENCE_S = 10.0
+"""A save that was on its way when the epoch was found to be over is let run into its own refusal for so long."""
+LAST_WORDS_S = 10.0
+
+
+class Attempt:
+    """``run`` does it all; ``stop``, ``notice`` and ``fenced`` may be called while it runs, more than once."""
+
+    def __init__(
+        self, store: Store, spec: RunSpec, head: Head, folder: paths.EpochFolder, work: Path, control_folder: Path,
+        record: Path, cache: Path, status: Status, secrets: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        self.store, self.spec, self.head, self.status = store, spec, head, status
+        self._work, self._control, self._cache, self._secrets = work, control_folder, cache, secrets
+        self._checkpoints = work / spec.checkpoints.path
+        folder.path.mkdir(parents=True, exist_ok=True)
+        self.log = folder.log
+        self.journal = Journal(folder.journal, spec.name, head.epoch, store)
+        self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
+        self._training = Training(record, folder.log)
+        self._pipeline: Pipeline | None = None
+        self._helper = False
+        self._why = ""
+        self._running = False
+        self._done = asyncio.Event()
+        self._fenced: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The running command's; 0 while there is none."""
+        return self._training.pid if self._running else 0
+
+    async def run(self, box: str) -> Ended:
+        """Raises nothing but cancellation: how it ended is the answer, told in journal and head."""
+        self.journal.tell("claimed", launch=self.head.launch, box=box)
+        tasks = [asyncio.create_task(self.journal.keep_shipping()), asyncio.create_task(self._shipper.keep_shipping())]
+        tasks.append(asyncio.create_task(self._sweep()))
+        try:
+            ended = await self._all()
+        except Fenced as fenced:
+            ended = await self._give_up(fenced.head)
+        except OSError as error:
+            ended = Ended(None, None, "host_fault", f"{error.filename or 'this box'}: {error.strerror or error}")
+            ended = await self._conclude(ended)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self.journal.tell("ended", state=ended.cause, detail=ended.detail)
+        self._phase("ended", f"{ended.cause}: {ended.detail}")
+        await self._last_words()
+        return ended
+
+    # -------------------------------------------------------------------------------------- what others may tell it
+
+    def stop(self, why: str, *, save: bool) -> None:
+        """End the training; ``save``: let it save first where it can."""
+        self._begin_to_stop(why, None, save=save)
+
+    def notice(self, notice: Notice) -> None:
+        """The provider will take this box."""
+        if self.status.notice_deadline is not None:
+            return
+        deadline = notice.deadline or time.time() + 120.0
+        self.status.notice_deadline = deadline
+        window = round(deadline - time.time(), 1)
+        self.journal.tell("notice", source=notice.source, window_s=window, detail=notice.detail)
+        if self._helper:
+            self.journal.tell("notice_save", choice="fresh", why="the script saves at once and stops")
+        else:
+            self.journal.tell("notice_save", choice="upload", why="the script saves on its own: its newest is uploaded")
+        if self._helper or not self._running:
+            self._begin_to_stop("notice", deadline, save=True)
+
+    def over(self, head: Head) -> None:
+        """The head was seen at another epoch or holder: this attempt is fenced."""
+        if not self._fenced.done():
+            self._fenced.set_result(head)
+
+    # ------------------------------------------------------------------------------------------------------- inside
+
+    async def _all(self) -> Ended:
+        self._phase("restoring", "fetches its checkpoint")
+        restored = await self._asked(
+            lambda: restoring.restore(self.store, self.head, self._checkpoints, self._cache, self.journal.tell)
+        )
+        if self._why:
+            return await self._conclude(Ended(None, None, "notice" if self._why == "notice" else "stopped", self._why))
+        self.status.step = self.status.saved_step = restored.step
+        watch = Watch(self._checkpoints)
+        watch.ignore_present()
+        self._pipeline = Pipeline(
+            self.store, self.spec.name, self.head, watch, keep=self.spec.checkpoints.keep, tell=self.journal.tell
+        )
+        control.clear(self._control)
+        if self.spec.checkpoints.every_s is not None:
+            control.write_cadence(self._control, self.spec.checkpoints.every_s)
+        await self._training.start(self.spec.command, self._work, self._environment())
+        self._running = True
+        self.journal.tell("started", pid=self._training.pid, command=self.spec.command)
+        self._phase("training", "")
+        return await self._train(self._pipeline)
+
+    async def _train(self, pipeline: Pipeline) -> Ended:
+        progress = control.ProgressReader(self._control)
+        durable = asyncio.create_task(pipeline.run())
+        reading = asyncio.create_task(self._keep_reading(progress, pipeline))
+        waiting = asyncio.create_task(self._training.wait())
+        try:
+            first: set[asyncio.Future[Any]] = {durable, waiting, self._fenced}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                return await self._cut(durable, waiting)
+            ended = await waiting
+        finally:
+            for task in (reading, durable, waiting):
+                task.cancel()
+            await asyncio.gather(reading, durable, waiting, return_exceptions=True)
+        self._read(progress, pipeline)
+        self._running = False
+        self._done.set()
+        if ended.cause == "notice" and self._why != "notice":
+            ended = Ended(ended.code, ended.signal, "stopped", self._why or ended.detail)
+        self.journal.tell("exited", code=ended.code, signal=ended.signal, cause=ended.cause, detail=ended.detail)
+        self._phase("draining", "brings its last save into the store")
+        await self._unless_fenced(pipeline.finish())
+        return await self._conclude(ended)
+
+    async def _cut(self, durable: asyncio.Task[None], waiting: asyncio.Task[Ended]) -> Ended:
+        """The epoch is over while the command runs: end the command, then let a save under way be refused."""
+        self._phase("draining", "fenced: ends its training")
+        head = self._fenced.result() if self._fenced.done() else None
+        self.journal.tell("stopping", why="fenced")
+        await self._training.end("fenced", grace_s=5.0)
+        await waiting
+        if not durable.done() and self._pipeline is not None and self._pipeline.pending:
+            await asyncio.wait({durable}, timeout=FENCED_PATIENCE_S)
+        if durable.done() and not durable.cancelled():
+            error = durable.exception()
+            if isinstance(error, Fenced):
+                raise error
+            if error is not None:
+                raise error
+        if head is None:
+            head, _ = await heads.read(self.store, self.spec.name)
+        raise Fenced(head)
+
+    async def _give_up(self, head: Head) -> Ended:
+        self.journal.tell("fenced", head_epoch=head.epoch, head_holder=head.holder[:8])
+        if self._running:
+            await self._training.end("fenced", grace_s=5.0)
+        return Ended(None, None, "fenced", f"the run is at epoch {head.epoch} now")
+
+    async def _conclude(self, ended: Ended) -> Ended:
+        """Tell the head. Asks the store until it answers: nothing else is left to do."""
+        state = "finished" if ended.cause == "finished" else "released"
+        detail = f"{ended.cause}: {ended.detail}"
+        await self._asked(
+            lambda: heads.conclude(
+                self.store, self.spec.name, epoch=self.head.epoch, holder=self.head.holder,
+                state="finished" if state == "finished" else "released", detail=detail,
+            )
+        )  # fmt: skip
+        return ended
+
+    async def _asked(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store until it answers, at risk meanwhile. Raises ``Fenced`` when the epoch is found to be over."""
+        pause = 0.5
+        while True:
+            try:
+                answer = await self._unless_fenced(act())
+            except (StoreError, ProtocolError) as error:
+                if not self.status.store_error:
+                    self.journal.tell("at_risk", why=str(error))
+                self.status.store_error = str(error)
+                await asyncio.sleep(random.uniform(pause / 2, pause))
+                pause = min(10.0, pause * 2)
+                continue
+            if self.status.store_error:
+                self.journal.tell("not_at_risk")
+                self.status.store_error = ""
+            return answer
+
+    async def _unless_fenced(self, act: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(act)
+        try:
+            first: set[asyncio.Future[Any]] = {task, self._fenced}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait({task}, timeout=FENCED_PATIENCE_S)
+            if task.done():
+                return await task
+            raise Fenced(self._fenced.result())
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    # ------------------------------------------------------------------------------------------ stopping and telling
+
+    def _begin_to_stop(self, why: str, deadline: float | None, *, save: bool) -> None:
+        self._why = self._why or why
+        if self._running and self._stopping is None:
+            self.journal.tell("stopping", why=why)
+            self._phase("draining", f"{why}: {'saves and stops' if save and self._helper else 'stops'}")
+            self._stopping = asyncio.create_task(self._stop(why, deadline, save=save))
+
+    async def _stop(self, why: str, deadline: float | None, *, save: bool) -> None:
+        if save and self._helper:
+            control.write_notice(self._control, why, deadline)
+            limit = HELPER_GRACE_S if deadline is None else max(1.0, deadline - time.time() - 2.0)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._done.wait(), limit)
+        if self._running:
+            await self._training.end(why, grace_s=STOP_GRACE_S if deadline is None else 2.0)
+
+    async def _keep_reading(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
+        while True:
+            self._read(progress, pipeline)
+            await asyncio.sleep(PROGRESS_S)
+
+    def _read(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
+        """What the helper told: steps into the journal, saves to the pipeline."""
+        for told in progress.more():
+            step = told.get("step")
+            if "helper" in told:
+                self._helper = True
+                if self.status.notice_deadline is not None:  # heard before the script had begun
+                    self._begin_to_stop("notice", self.status.notice_deadline, save=True)
+            elif "saved" in told and type(step) is int and isinstance(told["saved"], str):
+                took = told.get("took_s")
+                pipeline.saved(told["saved"], step, float(took) if isinstance(took, (int, float)) else None)
+            elif type(step) is int and "loss" in told:
+                self._step(step, told.get("loss"), told.get("total"))
+        self.status.saved_step = pipeline.saved_step or self.status.saved_step
+        self.status.durable_step = pipeline.durable_step
+        self.status.store_error = pipeline.error
+
+    def _step(self, step: int, loss: object, total: object) -> None:
+        exact = float(loss) if isinstance(loss, (int, float)) and not isinstance(loss, bool) else None
+        whole = total if type(total) is int else self.spec.total_steps
+        self.status.step, self.status.loss, self.status.total_steps = step, exact, whole
+        self.journal.tell("step", step=step, loss=control.finite(exact), total=whole)
+
+    def _phase(self, phase: Phase, detail: str) -> None:
+        self.status.phase, self.status.detail = phase, detail
+
+    def _environment(self) -> dict[str, str]:
+        """The person's environment and ours. Keys that the platform put into this box are not the trainer's."""
+        env = {k: v for k, v in os.environ.items() if k not in ("RUNPOD_API_KEY", "CONTAINER_API_KEY", "VL_HOME")}
+        env.update(self.spec.env)
+        env.update(self._secrets)
+        train = paths.train_folder()
+        if train is not None:
+            env["PYTHONPATH"] = os.pathsep.join(part for part in (str(train), env.get("PYTHONPATH", "")) if part)
+        if "PYTHONUNBUFFERED" not in env:
+            env["PYTHONUNBUFFERED"] = "1"
+            why = "loss lines on a pipe would come minutes late"
+            self.journal.tell("environment", name="PYTHONUNBUFFERED", value="1", why=why)
+        env["VL_CONTROL"] = str(self._control)
+        env["VL_RUN"], env["VL_EPOCH"] = self.spec.name, str(self.head.epoch)
+        return env
+
+    async def _sweep(self) -> None:
+        """What older epochs left is deleted once, early; a failure only leaves it there."""
+        with contextlib.suppress(StoreError, ProtocolError, Fenced):
+            await heads.sweep(self.store, self.spec.name, epoch=self.head.epoch, holder=self.head.holder)
+
+    async def _last_words(self) -> None:
+        """Journal and log into the store, if it answers soon."""
+        with contextlib.suppress(StoreError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._ship_all(), LAST_WORDS_S)
+
+    async def _ship_all(self) -> None:
+        await self.journal.ship()
+        await self._shipper.ship()

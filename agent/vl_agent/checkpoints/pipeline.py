@@ -1,0 +1,229 @@
+"""From saved to durable: hold, hash, upload, manifest, one swap of the head, then deletion of what that released.
+
+Only the newest save waits: while one is uploaded or the store is out of reach, later ones replace each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vl_agent import head as heads
+from vl_agent.checkpoints import files
+from vl_agent.checkpoints.files import Stamp
+from vl_agent.checkpoints.watch import Saved, Watch
+from vl_agent.head import Fenced
+from vl_agent.protocol import BlobRef, Head, Kept, Manifest, ProtocolError, blob_key, encode, manifest_key
+from vl_agent.store import Exists, NotFound, Store, StoreError, Unanswered
+
+LOOK_S = 0.3
+_MOST_PAUSE_S = 5.0
+
+Tell = Callable[..., None]
+
+
+class Changed(Exception):
+    """The file was written or deleted while it was read: this save is passed over."""
+
+
+class Pipeline:
+    """The checkpoint path of one attempt. ``durable_step`` and ``error`` are for the beat."""
+
+    def __init__(
+        self, store: Store, run: str, head: Head, watch: Watch, *, keep: int, tell: Tell,
+        wall: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._store, self._run, self._head, self._watch = store, run, head, watch
+        self._epoch, self._holder = head.epoch, head.holder
+        self._keep, self._tell, self._wall = keep, tell, wall
+        self._hold = watch.folder / ".vl" / "hold"
+        self._waiting: Saved | None = None
+        self._arrived = asyncio.Event()
+        self._known: dict[tuple[str, int], BlobRef] | None = None
+        self._counter = 0
+        self.busy = False
+        self.error = ""
+        self.saved_step: int | None = None
+        self.durable_step = head.checkpoint.step if head.checkpoint else None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a save is on its way that is not durable yet."""
+        return self.busy or self._waiting is not None
+
+    def saved(self, name: str, step: int, took_s: float | None) -> None:
+        """The helper told of a save."""
+        found = self._watch.told(name, step, took_s)
+        if found is not None:
+            self._take(found)
+
+    async def run(self) -> None:
+        """Watch and make durable until cancelled. Raises ``Fenced``."""
+        looking = asyncio.create_task(self._keep_looking())
+        try:
+            while True:
+                await self._arrived.wait()
+                await self._next()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def finish(self) -> None:
+        """The command has ended: make its newest save durable. Asks the store until it answers. Raises ``Fenced``."""
+        await self.look(patient=False)
+        while self._waiting is not None:
+            await self._next()
+
+    async def look(self, *, patient: bool = True) -> None:
+        for found in await asyncio.to_thread(self._watch.look, patient=patient):
+            self._take(found)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self.look()
+
+    def _take(self, found: Saved) -> None:
+        self._tell("saved", step=found.step, name=found.name, bytes=found.stamp.size, took_s=found.took_s)
+        self.saved_step = found.step
+        if self.durable_step is not None and found.step < self.durable_step:
+            self._tell("save_skipped", step=found.step, why=f"older than the durable step {self.durable_step}")
+            return
+        try:
+            held = files.hold(found.path, self._hold)
+        except FileNotFoundError:
+            self._tell("save_skipped", step=found.step, why="deleted at once")
+            return
+        if self._waiting is not None:
+            self._drop(self._waiting)
+        self._waiting = Saved(found.step, found.name, held, found.stamp, found.took_s)
+        self._arrived.set()
+
+    async def _next(self) -> None:
+        """Make the waiting save durable; after a failure of the store it waits on, unless a newer one came."""
+        saved, self._waiting = self._waiting, None
+        self._arrived.clear()
+        if saved is None:
+            return
+        self.busy = True
+        try:
+            await self._commit(saved)
+            self._recovered()
+            self._drop(saved)
+        except Changed as why:
+            self._tell("save_skipped", step=saved.step, why=str(why))
+            self._drop(saved)
+        except (StoreError, ProtocolError) as error:
+            self._failed(str(error))
+            if self._waiting is None:
+                self._waiting = saved
+                self._arrived.set()
+            else:
+                self._drop(saved)
+            await asyncio.sleep(random.uniform(0.2, _MOST_PAUSE_S / 2))
+        except Fenced as fenced:
+            self._tell(
+                "commit_refused", step=saved.step, head_epoch=fenced.head.epoch, head_holder=fenced.head.holder[:8]
+            )
+            raise
+        finally:
+            self.busy = False
+
+    async def _commit(self, saved: Saved) -> None:
+        began = time.monotonic()
+        ref, sent = await self._blob(saved)
+        self._counter += 1
+        key = manifest_key(self._run, saved.step, self._epoch, self._counter)
+        manifest = Manifest(self._run, self._epoch, saved.step, "file", saved.name, (ref,), self._wall())
+        await _create(self._store, key, encode(manifest))
+        kept = Kept(saved.step, self._epoch, key)
+        try:
+            self._head, dropped = await heads.commit(
+                self._store, self._run, epoch=self._epoch, holder=self._holder, kept=kept, keep=self._keep
+            )
+        except heads.Refused as why:
+            raise Changed(str(why)) from None
+        self.durable_step = saved.step
+        if self._known is not None:
+            self._known[ref.hash, ref.size] = ref
+        took = round(time.monotonic() - began, 3)
+        self._tell("durable", step=saved.step, manifest=key, bytes=ref.size, sent=sent, took_s=took)
+        await self._delete(dropped)
+
+    async def _blob(self, saved: Saved) -> tuple[BlobRef, int]:
+        """The file as a blob of the store; an unchanged one that a kept checkpoint names is not sent again."""
+        try:
+            if Stamp.of(saved.path) != saved.stamp:
+                raise Changed("it was written again before it could be read")
+            digest = await asyncio.to_thread(files.digest, saved.path)
+            known = (await self._kept_blobs()).get((digest, saved.stamp.size))
+            mode = saved.path.stat().st_mode & 0o777
+            if known is not None:
+                return BlobRef(saved.name, saved.stamp.size, digest, known.key, mode), 0
+            self._counter += 1
+            key = blob_key(self._run, digest, self._epoch, self._counter)
+            await self._store.put_file(key, saved.path)
+            if Stamp.of(saved.path) != saved.stamp:
+                raise Changed("it was written while it was uploaded")
+        except FileNotFoundError:
+            raise Changed("it was deleted before it could be read") from None
+        return BlobRef(saved.name, saved.stamp.size, digest, key, mode), saved.stamp.size
+
+    async def _kept_blobs(self) -> dict[tuple[str, int], BlobRef]:
+        """Blobs of the kept checkpoints by content; read once, then kept up to date by our own commits."""
+        if self._known is None:
+            known = {}
+            for entry in self._head.kept:
+                try:
+                    manifest = await heads.manifest(self._store, entry.manifest)
+                except (NotFound, ProtocolError):
+                    continue
+                known.update({(ref.hash, ref.size): ref for ref in manifest.files})
+            self._known = known
+        return self._known
+
+    async def _delete(self, dropped: Sequence[Kept]) -> None:
+        """Only after the swap. What is not deleted now is swept by the next epoch."""
+        if not dropped:
+            return
+        self._known = None
+        try:
+            await heads.delete_released(
+                self._store, self._run, epoch=self._epoch, holder=self._holder, dropped=tuple(dropped)
+            )
+        except (StoreError, ProtocolError) as error:
+            self._tell("warning", text=f"older checkpoints are not deleted yet: {error}")
+
+    def _failed(self, words: str) -> None:
+        if not self.error:
+            self._tell("at_risk", why=words)
+        self.error = words
+
+    def _recovered(self) -> None:
+        if self.error:
+            self._tell("not_at_risk")
+        self.error = ""
+
+    def _drop(self, saved: Saved) -> None:
+        if saved.path.parent == self._hold:
+            saved.path.unlink(missing_ok=True)
+
+
+async def _create(store: Store, key: str, body: bytes) -> None:
+    try:
+        await store.create(key, body)
+    except (Exists, Unanswered):
+        if (await store.get(key)).data != body:
+            raise Exists(f"{store.url}: {key} is there already with another content.") from None
+
+
+def kept_before(head: Head) -> list[Kept]:
+    """The head's checkpoint, then the kept ones before it, newest first: in this order they are tried on restore."""
+    if head.checkpoint is None:
+        return []
+    newest = head.checkpoint
+    older: list[Any] = [e for e in head.kept if e.manifest != newest.manifest and e.step <= newest.step]
+    return [newest, *sorted(older, key=lambda entry: (entry.step, entry.epoch), reverse=True)]

@@ -1,0 +1,88 @@
+"""Sees saves in the checkpoint folder as they become whole.
+
+By looking, not by inotify: events of other hosts' writes on shared file systems never come, and a look at one folder
+three times a second costs nothing. A file counts when it has not changed between two looks and its own marks prove it
+whole; one without marks counts after it was quiet for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vl_agent.checkpoints import files
+from vl_agent.checkpoints.files import Stamp
+
+QUIET_S = 2.0
+"""A file that carries no checksum of its own is believed whole after so long without a change."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is whole on this box."""
+
+    step: int
+    name: str
+    path: Path
+    stamp: Stamp
+    took_s: float | None = None
+
+
+class Watch:
+    """One checkpoint folder. ``look`` blocks (it reads new files once): call it in a thread."""
+
+    def __init__(self, folder: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.folder, self._monotonic = folder, monotonic
+        self._seen: dict[str, tuple[Stamp, float]] = {}
+        self._told: dict[str, Stamp] = {}
+
+    def ignore_present(self) -> None:
+        """What is there now is no news: it was restored."""
+        for path in self._candidates():
+            self._told[path.name] = Stamp.of(path)
+
+    def look(self, *, patient: bool = True) -> list[Saved]:
+        """Saves that became whole since the last look, by step. ``patient`` False: the command has ended, nothing
+        changes any more."""
+        found = []
+        now = self._monotonic()
+        for path in self._candidates():
+            try:
+                stamp = Stamp.of(path)
+                if self._told.get(path.name) == stamp:
+                    continue
+                before, since = self._seen.get(path.name, (None, now))
+                if before != stamp:
+                    self._seen[path.name] = (stamp, now)
+                    if patient:
+                        continue
+                verdict = files.whole(path)
+                settled = verdict is True or (verdict is None and (not patient or now - since >= QUIET_S))
+                if settled and Stamp.of(path) == stamp:
+                    found.append(self._take(path, stamp, None))
+            except FileNotFoundError:  # the script deletes its older ones
+                continue
+        return sorted(found, key=lambda saved: saved.step)
+
+    def told(self, name: str, step: int, took_s: float | None) -> Saved | None:
+        """The helper says that it saved: no need to look twice. None: it is gone or was seen already."""
+        path = self.folder / name
+        try:
+            stamp = Stamp.of(path)
+        except OSError:
+            return None
+        if "/" in name or self._told.get(name) == stamp:
+            return None
+        return Saved(step, name, path, self._take(path, stamp, took_s).stamp, took_s)
+
+    def _take(self, path: Path, stamp: Stamp, took_s: float | None) -> Saved:
+        self._told[path.name] = stamp
+        return Saved(files.step_of(path.name) or 0, path.name, path, stamp, took_s)
+
+    def _candidates(self) -> list[Path]:
+        try:
+            return [path for path in self.folder.iterdir() if files.is_candidate(path.name) and path.is_file()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []

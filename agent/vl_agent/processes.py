@@ -1,0 +1,135 @@
+"""Processes as /proc shows them: who belongs to a training, and how all of them are ended.
+
+A training is known by its session (its shell is the leader) and by a marker in its environment, which its children
+inherit also when they make sessions of their own (as torchrun's workers do).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+MARKER = "VL_TRAINING"
+"""Environment variable whose value is a training's own."""
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Process:
+    pid: int
+    parent: int
+    session: int
+    start: int
+    """Clock ticks from the machine's boot to the process's start: with pid and boot id it names a process for good."""
+    zombie: bool
+
+
+@dataclass(frozen=True)
+class Family:
+    """All processes of one training."""
+
+    boot: str
+    leader: int
+    """Pid of the session's leader; 0 when the crash came before it was known."""
+    leader_start: int
+    marker: str
+
+
+def boot_id() -> str:
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def look_up(pid: int) -> Process | None:
+    """The process with this pid, or None."""
+    try:
+        stat = (PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0] in "ZX")
+
+
+def all_processes() -> Iterator[Process]:
+    for name in os.listdir(PROC):
+        if name.isdecimal():
+            process = look_up(int(name))
+            if process is not None:
+                yield process
+
+
+def members(family: Family) -> list[int]:
+    """Pids of the family's living processes."""
+    if family.boot != boot_id():
+        return []
+    leader = look_up(family.leader) if family.leader else None
+    session = family.leader if leader is not None and leader.start == family.leader_start else -1
+    mark = f"{MARKER}={family.marker}".encode()
+    return [
+        process.pid
+        for process in all_processes()
+        if not process.zombie and (process.session == session or _has_mark(process.pid, mark))
+    ]
+
+
+def _has_mark(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:  # it ended, or it is another person's: then it isn't ours
+        return False
+
+
+async def end_family(family: Family, *, grace_s: float, patience_s: float = 10.0) -> list[int]:
+    """Ask the family to end (SIGTERM), kill what is left after ``grace_s`` seconds; return pids that stayed even so
+    (a process in an uninterruptible wait) ``patience_s`` later."""
+    _signal_all(members(family), signal.SIGTERM)
+    if await _gone(family, grace_s):
+        return []
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        _signal_all(members(family), signal.SIGKILL)
+        if await _gone(family, 0.2):
+            return []
+    return members(family)
+
+
+async def _gone(family: Family, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while members(family):
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(0.03)
+    return True
+
+
+def _signal_all(pids: Collection[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of descendants whose parents end (in a container pid 1 may be a script that never reaps).
+    False where the kernel refuses."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def reap(own: Collection[int]) -> None:
+    """Collect adopted children that have ended; ``own`` are left to who waits for them."""
+    me = os.getpid()
+    for process in list(all_processes()):
+        if process.parent == me and process.zombie and process.pid not in own:
+            try:
+                os.waitpid(process.pid, os.WNOHANG)
+            except ChildProcessError:
+                continue

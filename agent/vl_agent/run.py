@@ -1,0 +1,216 @@
+"""``vl-agent run``: protects one training on this machine, with no controller; ``vl-agent status`` shows what runs.
+
+The training runs in a session of its own and outlives a ``kill -9`` of this process, as it would outlive a supervisor:
+its record is found at the next start here, under whatever folder, and the processes are ended before anything begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import re
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+
+from vl_agent import head as heads
+from vl_agent import paths, training
+from vl_agent.attempt import Attempt
+from vl_agent.notices import Notice, aws
+from vl_agent.protocol import (
+    Beat,
+    CheckpointPolicy,
+    Head,
+    ProtocolError,
+    RunSpec,
+    beat_key,
+    check_name,
+    decode,
+    encode,
+)  # fmt: skip
+from vl_agent.status import Status
+from vl_agent.store import Exists, Store, StoreError, open_store
+from vl_agent.store.proof import prove
+from vl_agent.training import Ended
+
+FINISHED, FAILED, MISTAKE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+BEAT_S = 2.0
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600}
+
+
+class Mistake(Exception):
+    """The person's; ``str()`` says what and the remedy."""
+
+
+def main(args: argparse.Namespace, command: list[str]) -> int:
+    """Run the command to its end; the exit code says how."""
+    try:
+        spec = _spec(args, command)
+        options = {"endpoint": args.endpoint} if args.endpoint else {}
+        return asyncio.run(_protect(spec, args.store, options))
+    except (Mistake, ProtocolError, heads.Refused, Exists) as error:
+        print(f"vl-agent: {error}", file=sys.stderr)
+        return MISTAKE
+    except StoreError as error:
+        print(f"vl-agent: {error}", file=sys.stderr)
+        return UNREACHABLE
+    except OSError as error:
+        print(f"vl-agent: {error.filename or 'this machine'}: {error.strerror}.", file=sys.stderr)
+        return FAILED
+
+
+def _spec(args: argparse.Namespace, command: list[str]) -> RunSpec:
+    check_name(args.name)
+    here = Path.cwd().resolve()
+    folder = (here / args.checkpoints).resolve()
+    if here not in folder.parents:
+        raise Mistake(f"--checkpoints {args.checkpoints}: name a folder below {here}, where the command runs.")
+    if args.keep < 1:
+        raise Mistake("--keep: at least 1.")
+    policy = CheckpointPolicy(folder.relative_to(here).as_posix(), _seconds(args.every), args.keep)
+    return RunSpec(args.name, "solo", shlex.join(command), policy, market="owned", submitted_at=time.time())
+
+
+def _seconds(words: str | None) -> float | None:
+    if words is None:
+        return None
+    found = _DURATION.fullmatch(words)
+    if found is None or float(found[1]) <= 0:
+        raise Mistake(f"--every {words}: write a time with its unit: 30s, 5m, 2h.")
+    return float(found[1]) * _UNIT_S[found[2]]
+
+
+async def _protect(spec: RunSpec, url: str, options: dict[str, str]) -> int:
+    folder = paths.launch_folder(spec.name, 0)
+    folder.make()
+    with folder.lock.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Mistake(f"{spec.name} runs on this machine already: `vl-agent status` shows it.") from None
+        if await training.end_former(folder.training):
+            _say("ended what the last start had left running")
+        store = open_store(url, options)
+        try:
+            return await _hold(spec, store, folder)
+        finally:
+            await store.close()
+
+
+async def _hold(spec: RunSpec, store: Store, folder: paths.LaunchFolder) -> int:
+    await prove(store)
+    with contextlib.suppress(Exists):  # started before, perhaps with another command: the newest word counts
+        await heads.submit(store, spec)
+    before, _ = await heads.read(store, spec.name)
+    if before.state == "finished":
+        _say(f"{spec.name} has finished: its last checkpoint is step {before.checkpoint and before.checkpoint.step}")
+        return FINISHED
+    head = await heads.takeover(store, spec.name)
+    if head.checkpoint is not None:
+        _say(f"resumes from step {head.checkpoint.step} (attempt {head.epoch})")
+    ended = await _attempt(spec, store, folder, head)
+    _say(f"{ended.cause}: {ended.detail}")
+    if ended.cause == "finished":
+        return FINISHED
+    return INTERRUPTED if ended.cause in ("stopped", "notice") else FAILED
+
+
+async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head: Head) -> Ended:
+    status = Status(0, epoch=head.epoch)
+    attempt = Attempt(
+        store, spec, head, folder.epoch(head.epoch), Path.cwd(), folder.control, folder.training,
+        folder.path / "fetched", status, {},
+    )  # fmt: skip
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, lambda: attempt.stop("stopped by Ctrl-C", save=True))
+    loop.add_signal_handler(signal.SIGTERM, lambda: attempt.notice(Notice("signal", None, "SIGTERM")))
+    beside = [
+        asyncio.create_task(_beat(spec.name, store, folder, status)),
+        asyncio.create_task(_watch_head(spec.name, store, head, attempt)),
+        asyncio.create_task(_echo(attempt.log)),
+    ]
+    endpoint = aws.here()
+    if endpoint is not None:
+        beside.append(asyncio.create_task(aws.watch(endpoint, attempt.notice)))
+    try:
+        return await attempt.run("")
+    finally:
+        await asyncio.sleep(0.2)  # the last lines of the log
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        paths.replace_file(folder.beat, encode(status.beat()))
+
+
+async def _beat(run: str, store: Store, folder: paths.LaunchFolder, status: Status) -> None:
+    while True:
+        with contextlib.suppress(StoreError, OSError):
+            beat = encode(status.beat())
+            paths.replace_file(folder.beat, beat)
+            await store.put(beat_key(run, status.epoch), beat)
+        await asyncio.sleep(BEAT_S)
+
+
+async def _watch_head(run: str, store: Store, mine: Head, attempt: Attempt) -> None:
+    while True:
+        await asyncio.sleep(BEAT_S)
+        with contextlib.suppress(StoreError, ProtocolError):
+            head, _ = await heads.read(store, run)
+            if (head.epoch, head.holder) != (mine.epoch, mine.holder):
+                attempt.over(head)
+                return
+
+
+async def _echo(log: Path) -> None:
+    """The training's output on this terminal: it writes into a file, so that it outlives this process."""
+    at = 0
+    while True:
+        with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+            file.seek(at)
+            while chunk := file.read(65536):
+                at += len(chunk)
+                sys.stdout.buffer.write(chunk)
+            sys.stdout.flush()
+        await asyncio.sleep(0.1)
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print what the agents of this machine last said."""
+    found = []
+    for path in sorted((paths.home() / "runs").glob("*/*/beat.json")):
+        run, launch = path.parts[-3], path.parts[-2]
+        if args.name and run != args.name:
+            continue
+        with contextlib.suppress(ProtocolError, OSError):
+            found.append((run, launch, time.time() - path.stat().st_mtime, decode(Beat, path.read_bytes())))
+    if args.name and not found:
+        print(f"vl-agent: {args.name}: nothing of that run is on this machine.", file=sys.stderr)
+        return MISTAKE
+    if args.json:
+        print(json.dumps([{"run": r, "launch": n, "age_s": round(age, 1), **vars(beat)} for r, n, age, beat in found]))
+        return FINISHED
+    for run, launch, age, beat in found:
+        print(
+            f"{run}  launch {launch}  attempt {beat.epoch}  {beat.phase}  step {_or_dash(beat.step)}"
+            f"  saved {_or_dash(beat.saved_step)}  durable {_or_dash(beat.durable_step)}  {age:.0f} s ago"
+            + (f"  AT RISK: {beat.store_error}" if beat.store_error else "")
+        )
+    if not found:
+        print("nothing runs here")
+    return FINISHED
+
+
+def _or_dash(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def _say(words: str) -> None:
+    print(f"vl-agent: {words}", file=sys.stderr, flush=True)
+
+

@@ -1,0 +1,288 @@
+"""The supervisor of one launch: prepares the box, waits for its epoch, runs the attempt, ends.
+
+One process, detached, alive through every drop of the SSH link. It is told things through a Unix socket in its folder
+(``vl_agent.channel`` relays them) and tells through files there and through the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shlex
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+from vl_agent import head as heads
+from vl_agent import paths, processes, training
+from vl_agent.attempt import Attempt
+from vl_agent.checkpoints.restore import prefetch
+from vl_agent.head import Fenced
+from vl_agent.notices import Notice, aws
+from vl_agent.protocol import AgentConfig, Head, ProtocolError, RunSpec, beat_key, decode, encode, spec_key
+from vl_agent.status import Status
+from vl_agent.store import Store, StoreError, open_store
+from vl_agent.workdir import SetupFailed, set_up, unpack
+
+TICK_S = 1.0
+"""Between beats into the file that ``attach`` relays."""
+LINGER_S = 5.0
+"""After its last word it stays so long, for whoever is attached."""
+UNUSED_S = 3600.0
+"""A prepared box that is never given an epoch ends itself after so long."""
+
+
+class Supervisor:
+    """Owns one launch on this box. ``lock`` is held (flock) for its whole life."""
+
+    def __init__(self, config: AgentConfig, folder: paths.LaunchFolder) -> None:
+        self.config, self.folder = config, folder
+        self.status = Status(config.launch)
+        self.store: Store = open_store(config.store, config.store_options)
+        self._token: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+        self._given_up = asyncio.Event()
+        self._attempt: Attempt | None = None
+        self._notice: Notice | None = None
+
+    async def run(self) -> None:
+        """From start to the last beat. Never raises but on cancellation: what goes wrong is told in the beat."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_notice, Notice("signal", None, "SIGTERM"))
+        watches = [asyncio.create_task(self._keep_beating())]
+        endpoint = aws.here() if "aws" in self.config.notices else None
+        if endpoint is not None:
+            watches.append(asyncio.create_task(aws.watch(endpoint, self._on_notice)))
+        try:
+            await self._life()
+        except Exception:  # noqa: BLE001 - the last place that can tell anybody
+            traceback.print_exc()
+            self._say_ended("the agent itself failed: see supervisor.log on the box")
+        await self._linger()
+        for task in watches:
+            task.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+        self._write_beat()
+        await self._beat_to_store()
+        await self.store.close()
+
+    async def _life(self) -> None:
+        processes.adopt_orphans()
+        await training.end_former(self.folder.training)
+        try:
+            spec = await self._prepare()
+        except SetupFailed as why:
+            self._say_ended(str(why))
+            return
+        self.status.phase, self.status.detail = "prepared", "waits for its epoch"
+        self._write_beat()
+        given = await self._wait_for_epoch()
+        if given is None:
+            self._say_ended("was not needed")
+            return
+        try:
+            head = await self._claim(*given)
+        except Fenced as fenced:
+            self._say_ended(f"fenced: {fenced}")
+            return
+        await self._try(spec, head)
+
+    async def _try(self, spec: RunSpec, head: Head) -> None:
+        """Run the attempt."""
+        self.status.epoch = head.epoch
+        self._attempt = Attempt(
+            self.store, spec, head, self.folder.epoch(head.epoch), self.folder.work, self.folder.control,
+            self.folder.training, self.folder.path / "fetched", self.status, self.config.secrets,
+        )  # fmt: skip
+        if self._notice is not None:
+            self._attempt.notice(self._notice)
+        looking = asyncio.create_task(self._keep_looking_at_head(head))
+        try:
+            ended = await self._attempt.run(self.config.box)
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+        paths.replace_file(self.folder.ended, json.dumps({"epoch": head.epoch, "cause": ended.cause}).encode())
+
+    # ------------------------------------------------------------------------------------------- before the attempt
+
+    async def _prepare(self) -> RunSpec:
+        """Workdir, setup, and the newest checkpoint ahead of time. The store is asked until it answers."""
+        self.status.detail = "fetches the working folder"
+        spec: RunSpec = await self._asked(self._spec)
+        if not self.folder.prepared.exists():
+            await self._asked(lambda: unpack(self.store, spec, self.folder.work))
+            if spec.setup:
+                self.status.detail = "runs setup"
+                env = {**os.environ, **spec.env, **self.config.secrets}
+                await set_up(spec.setup, self.folder.work, self.folder.setup_log, env)
+            self.folder.prepared.touch()
+        self.status.detail = "fetches the newest checkpoint"
+        await self._asked(self._prefetch)
+        return spec
+
+    async def _spec(self) -> RunSpec:
+        return decode(RunSpec, (await self.store.get(spec_key(self.config.run))).data)
+
+    async def _prefetch(self) -> None:
+        head, _ = await heads.read(self.store, self.config.run)
+        await prefetch(self.store, head, self.folder.path / "fetched")
+
+    async def _asked(self, act: Any) -> Any:
+        """Ask the store until it answers; the beat says why it waits."""
+        pause = 0.5
+        while True:
+            try:
+                answer = await act()
+            except StoreError as error:
+                self.status.store_error = str(error)
+                await asyncio.sleep(random.uniform(pause / 2, pause))
+                pause = min(10.0, pause * 2)
+                continue
+            self.status.store_error = ""
+            return answer
+
+    async def _wait_for_epoch(self) -> tuple[int, str] | None:
+        """The epoch and its token, or None: given up, or nobody came."""
+        waits: set[asyncio.Future[Any]] = {self._token, asyncio.ensure_future(self._given_up.wait())}
+        done, _ = await asyncio.wait(waits, timeout=UNUSED_S, return_when=asyncio.FIRST_COMPLETED)
+        return self._token.result() if self._token in done else None
+
+    async def _claim(self, epoch: int, token: str) -> Head:
+        """The first act: only one box with this token wins. Raises ``Fenced``."""
+
+        async def claim() -> Head:
+            return await heads.claim(self.store, self.config.run, epoch=epoch, token=token)
+
+        head: Head = await self._asked(claim)
+        return head
+
+    # ------------------------------------------------------------------------------------------------ while it lives
+
+    async def _keep_looking_at_head(self, mine: Head) -> None:
+        """Self-fence: a head at another epoch or holder ends this attempt, also when no save is due for hours."""
+        while True:
+            await asyncio.sleep(max(1.0, self.config.beat_s))
+            try:
+                head, _ = await heads.read(self.store, self.config.run)
+            except (StoreError, ProtocolError):
+                continue
+            if (head.epoch, head.holder) != (mine.epoch, mine.holder) and self._attempt is not None:
+                self._attempt.over(head)
+                return
+
+    async def _keep_beating(self) -> None:
+        stored = 0.0
+        writing: asyncio.Task[None] | None = None
+        while True:
+            self._write_beat()
+            if self._attempt is not None and self._attempt.pid:
+                processes.reap((self._attempt.pid,))
+            if time.monotonic() - stored >= self.config.beat_s and (writing is None or writing.done()):
+                stored = time.monotonic()
+                writing = asyncio.create_task(self._beat_to_store())
+            await asyncio.sleep(TICK_S)
+
+    def _write_beat(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not end the training; the beat then stands still
+            paths.replace_file(self.folder.beat, encode(self.status.beat()))
+
+    async def _beat_to_store(self) -> None:
+        if self.status.epoch:
+            with contextlib.suppress(StoreError):
+                key = beat_key(self.config.run, self.status.epoch)
+                await self.store.put(key, encode(self.status.beat()))
+
+    def _on_notice(self, notice: Notice) -> None:
+        self._notice = self._notice or notice
+        if self._attempt is not None:
+            self._attempt.notice(notice)
+        elif self.status.notice_deadline is None:
+            self.status.notice_deadline = notice.deadline or time.time() + 120.0
+
+    def _say_ended(self, detail: str) -> None:
+        self.status.phase, self.status.detail = "ended", detail
+
+    async def _linger(self) -> None:
+        """Let the last word be heard; then a launched box ends its own bill."""
+        await asyncio.sleep(LINGER_S)
+        command = os.environ.get("VL_POWEROFF", "")
+        if command and not self.config.owned:
+            self._write_beat()
+            await self._beat_to_store()
+            process = await asyncio.create_subprocess_exec(*shlex.split(command), stdin=asyncio.subprocess.DEVNULL)
+            await process.wait()
+
+    # ------------------------------------------------------------------------------------------------------ commands
+
+    def command(self, body: dict[str, Any]) -> tuple[bool, str]:
+        """One command from the operator: (done, words). Every command may come twice."""
+        name = body.get("command")
+        if body.get("run") != self.config.run:
+            return False, "that is another run"
+        if name == "start":
+            return self._start(body.get("epoch"), body.get("token"))
+        if name == "end":
+            self._given_up.set()
+            return True, "ends itself" if self.status.epoch == 0 else "holds an epoch: use stop"
+        if body.get("epoch") != self.status.epoch:
+            return False, f"that is epoch {body.get('epoch')}, this box is at {self.status.epoch}"
+        if self._attempt is None:
+            return False, "nothing runs here yet"
+        if name == "stop":
+            self._attempt.stop(str(body.get("why") or "stopped")[:200], save=body.get("save") is not False)
+            return True, "stops"
+        if name == "notice":
+            window = body.get("window_s")
+            deadline = time.time() + float(window) if isinstance(window, (int, float)) else None
+            self._on_notice(Notice("controller", deadline, "told by the controller"))
+            return True, "heard"
+        return False, f"no such command: {str(name)[:40]}"
+
+    def _start(self, epoch: object, token: object) -> tuple[bool, str]:
+        if type(epoch) is not int or not isinstance(token, str) or not token:
+            return False, "a start needs an epoch and a token"
+        if self._token.done():
+            same = self._token.result() == (epoch, token)
+            return same, "started already" if same else f"was given epoch {self._token.result()[0]} before"
+        if self.status.phase != "prepared":
+            return False, f"not ready: {self.status.phase}"
+        self._token.set_result((epoch, token))
+        return True, "starts"
+
+
+async def serve(supervisor: Supervisor, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One connection of ``attach``: a JSON line for each command, a JSON line back."""
+    try:
+        while line := await reader.readline():
+            try:
+                body = json.loads(line)
+            except ValueError:
+                body = None
+            done, words = supervisor.command(body) if isinstance(body, dict) else (False, "not a command")
+            writer.write(json.dumps({"ok": done, "detail": words}).encode() + b"\n")
+            await writer.drain()
+    except (ConnectionError, ValueError):
+        pass
+    finally:
+        writer.close()
+
+
+async def main(config: AgentConfig, folder: paths.LaunchFolder, ready: Any) -> None:
+    """Run a supervisor in this process; ``ready()`` is called once its socket listens."""
+    os.chdir(folder.path)  # a socket's path may have 108 bytes: it is bound by its bare name
+    folder.socket.unlink(missing_ok=True)
+    supervisor = Supervisor(config, folder)
+    server = await asyncio.start_unix_server(
+        lambda reader, writer: serve(supervisor, reader, writer), path="socket", limit=256 * 1024
+    )
+    os.chmod("socket", 0o600)
+    supervisor._write_beat()
+    ready()
+    async with server:
+        await supervisor.run()
+    sys.stdout.flush()
