@@ -9,30 +9,34 @@ from vl_tui.domain.verify import last_step_before, verified
 
 
 async def verify(run: RunState) -> None:
-    """Tell ``verified`` for every attempt whose time has come. Raises ``StoreError``."""
-    due = [epoch for epoch in _untold(run) if _over(run, epoch) or _caught_up(run, epoch)]
+    """Tell ``verified`` for every attempt whose time has come and that repeated something. Raises ``StoreError``."""
+    due = [epoch for epoch in _open(run) if _over(run, epoch) or _caught_up(run, epoch)]
     if not due:
         return
     await run.journal.read()
     told = run.journal.losses
     for epoch in due:
-        again = told.get(epoch, {})
-        if not _over(run, epoch) and max(again, default=0) < last_step_before(told, epoch):
-            run.proven_from[epoch] = last_step_before(told, epoch)  # its journal lags behind its beat
+        goal, reached = last_step_before(told, epoch), max(told.get(epoch, {}), default=0)
+        if not _over(run, epoch) and (goal == 0 or reached < goal):
+            run.prove_from[epoch] = max(goal, reached)  # its journal lags behind its beat, or there is nothing yet
             continue
+        run.proven.add(epoch)
         found = verified(told, epoch)
-        run.journal.tell(
-            "verified", epoch, repeated=found.repeated, mismatched=found.mismatched, first_mismatch=found.first_mismatch
-        )
+        if found.repeated:
+            run.journal.tell(
+                "verified", epoch, repeated=found.repeated, mismatched=found.mismatched,
+                first_mismatch=found.first_mismatch,
+            )  # fmt: skip
 
 
 def complete(run: RunState) -> bool:
-    return not _untold(run)
+    return not _open(run)
 
 
-def _untold(run: RunState) -> list[int]:
-    attempts = sorted({event.epoch for event in run.journal.told if event.kind == "attempt"})
-    return [epoch for epoch in attempts[1:] if not run.journal.has("verified", epoch=epoch)]
+def _open(run: RunState) -> list[int]:
+    """Attempts after the first that are not proven yet."""
+    attempts = sorted({event.epoch for event in run.journal.told if event.kind == "attempt"})[1:]
+    return [epoch for epoch in attempts if epoch not in run.proven and not run.journal.has("verified", epoch=epoch)]
 
 
 def _over(run: RunState, epoch: int) -> bool:
@@ -49,4 +53,4 @@ def _caught_up(run: RunState, epoch: int) -> bool:
     beat = run.holder.watch.beat if run.holder else None
     if epoch != run.head.epoch or beat is None or beat.epoch != epoch or beat.step is None:
         return False
-    return beat.step > run.proven_from.get(epoch, 0)
+    return beat.step > run.prove_from.get(epoch, 0)

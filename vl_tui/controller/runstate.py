@@ -46,8 +46,9 @@ class RunState:
         self.reached = True
         self.pause_until = 0.0
         self.stop_seen_at: float | None = None
-        self.proven_from: dict[int, int] = {}
-        """By epoch: the step it must pass before its losses are looked at (``proof``)."""
+        self.prove_from: dict[int, int] = {}
+        """By epoch: the step that its beat must pass before its losses are looked at (``proof``)."""
+        self.proven: set[int] = set()
         self.decision, self.rejected = "", tuple[dict[str, str], ...]()
         """Why it is where it is, and what was not chosen."""
         self.waiting = ""
