@@ -80,11 +80,12 @@ class Machine:
 
     async def _spawn(self, env: Mapping[str, str]) -> asyncio.subprocess.Process:
         self.disk.mkdir(parents=True)
+        code = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}  # for it, not for what runs on it
         with self._log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "vl_tui.demo.fleet.box",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-                cwd=self.disk, env=env, start_new_session=True,
+                cwd=self.disk, env={**env, **code}, start_new_session=True,
             )  # fmt: skip
 
     async def _wait(self, process: asyncio.subprocess.Process) -> None:
