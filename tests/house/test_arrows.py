@@ -33,7 +33,7 @@ ROOMS = [
     Room("vl_tui.providers.base", ("vl_tui.domain", "vl_agent.protocol"), "the interface alone"),
     Room(
         "vl_tui.providers",
-        ("vl_tui.domain", "vl_tui.config", "vl_tui.ssh", "vl_agent.protocol"),
+        ("vl_tui.providers.base", "vl_tui.domain", "vl_tui.config", "vl_tui.ssh", "vl_agent.protocol"),
         "adapters; owned boxes are asked over SSH",
     ),
     Room(

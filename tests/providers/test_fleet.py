@@ -366,4 +366,4 @@ async def _true(value: bool) -> bool:
 
 
 async def _is_over(fleet: RunningFleet, box: Box) -> bool:
-    return (await facts(fleet, box))["ended_at"] is not None
+    return (await facts(fleet, box))["ended"] is not None

@@ -222,7 +222,7 @@ class Fleet:
             self._unreachable.discard(entry.id)
 
     async def boxes(self) -> list[dict[str, Any]]:
-        """Every box ever, oldest first, with the pids living on it."""
+        """Every box ever, oldest first, with the pids living on it. Times are unix seconds; ``ended`` is None till then."""
         marks = await asyncio.to_thread(descendants.all_marked)
         rows = []
         for entry in self._books:
@@ -231,7 +231,7 @@ class Fleet:
                 {
                     "id": entry.id, "name": entry.name, "provider": entry.provider, "place": entry.place,
                     "market": entry.market, "state": entry.state, "cause": entry.cause, "tags": dict(entry.tags),
-                    "created_at": entry.created_at, "ended_at": entry.ended_at, "alive": entry.ended_at is None,
+                    "created": entry.created_at, "ended": entry.ended_at, "alive": entry.ended_at is None,
                     "partitioned": entry.id in self._unreachable, "pids": pids,
                 }
             )  # fmt: skip
