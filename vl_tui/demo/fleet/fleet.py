@@ -222,7 +222,7 @@ class Fleet:
             self._unreachable.discard(entry.id)
 
     async def boxes(self) -> list[dict[str, Any]]:
-        """Every box ever, oldest first, with the pids living on it. Times are unix seconds; ``ended`` is None till then."""
+        """Every box ever, oldest first, with the pids living on it. Times are unix seconds."""
         marks = await asyncio.to_thread(descendants.all_marked)
         rows = []
         for entry in self._books:
