@@ -26,6 +26,7 @@ START_S = 30.0
 """A controller that was started has so long to say that it is ready, or why it can't be."""
 IDLE_S = 30.0
 """With nothing left to keep it ends after so long; ``VL_CONTROLLER_IDLE_S`` in its environment replaces that."""
+_SILENT_S = 5.0
 _LOG_MOST = 8 << 20
 _REFUSED = 2
 
@@ -77,9 +78,8 @@ def ensure_controller(fleet_path: Path, leash_fd: int | None = None) -> None:
     """See that a controller keeps the fleet: where none lives, start one detached and wait until it is ready. Blocks;
     cheap when one lives. Raises ``ControllerFailed``, ``ConfigError``."""
     fleet = load_fleet(fleet_path)
-    with held_lock(fleet) as free:
-        if not free:
-            return
+    if _lives(fleet):
+        return
     ready, told = os.pipe()
     try:
         _spawn(fleet, leash_fd, told)
@@ -93,6 +93,19 @@ def ensure_controller(fleet_path: Path, leash_fd: int | None = None) -> None:
     if words not in ("ready", "kept"):
         log = _file(fleet, "log")
         raise ControllerFailed(words or f"the controller did not come up within {START_S:.0f} s: its log is {log}.")
+
+
+def _lives(fleet: FleetConfig) -> bool:
+    """Whether a controller holds the lock and answers. One that was just killed holds it for a moment yet, one that
+    just starts does not answer yet; one that holds it and stays silent (stopped by a person) is left alone."""
+    end = time.monotonic() + _SILENT_S
+    while True:
+        with held_lock(fleet) as free:
+            if free:
+                return False
+        if wake(fleet.fleet) or time.monotonic() > end:
+            return True
+        time.sleep(0.05)
 
 
 def wake(fleet_id: str) -> bool:
