@@ -34,8 +34,7 @@ from vl_agent.protocol import (
     encode,
 )  # fmt: skip
 from vl_agent.status import Status
-from vl_agent.store import Exists, Store, StoreError, open_store
-from vl_agent.store.proof import prove
+from vl_agent.store import Exists, Store, StoreError, open_store, prove
 from vl_agent.training import Ended
 
 FINISHED, FAILED, MISTAKE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130

@@ -85,6 +85,8 @@ class FleetConfig(Strict):
         examples=["[{kind: ssh, hosts: [gpu1]}]"]
     )
     defaults: Defaults = Defaults()
+    state: str | None = Field(None, examples=["/home/me/vl-state"])
+    """Folder of this fleet's keys and secrets on this machine; None: the XDG state folder."""
     _path: Path = PrivateAttr(Path("fleet.yaml"))
 
     @property
@@ -100,6 +102,8 @@ class FleetConfig(Strict):
     @property
     def state_dir(self) -> Path:
         """This fleet's host keys, ssh key and secrets; survives a restart of the machine."""
+        if self.state is not None:
+            return folders.private(Path(self.state).expanduser())
         folders.private(folders.state_home())
         return folders.private(folders.state_home() / self.fleet)
 

@@ -18,10 +18,11 @@ from vl_agent.store.base import (
     Unanswered,
     Unsafe,
 )  # fmt: skip
+from vl_agent.store.proof import prove
 
 __all__ = [
     "Denied", "Entry", "Exists", "Moved", "NotFound", "Store", "StoreError", "Stored", "Unanswered", "Unsafe",
-    "open_store",
+    "open_store", "prove",
 ]  # fmt: skip
 
 
