@@ -11,6 +11,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from vl_agent import head as heads
+from vl_agent.protocol import AgentConfig, CheckpointPolicy, RunSpec, encode
+from vl_agent.store import open_store
 
 from tests.fixtures.fleet import eventually
 from tests.fixtures.sshd import Sshd
@@ -20,6 +23,7 @@ from vl_tui.providers.base import Auth, Launch, NoCapacity, Transient
 from vl_tui.providers.ssh import SshProvider
 from vl_tui.ssh.connection import connect
 from vl_tui.ssh.hostkeys import Pins
+from vl_tui.ssh.install import install_agent
 
 
 @pytest.fixture
@@ -164,3 +168,28 @@ async def answers_within(provider: SshProvider, seconds: float) -> bool:
     began = time.monotonic()
     await provider.offers(NEED)
     return time.monotonic() - began < seconds
+
+
+async def test_termination_ends_a_real_supervisor(at: Harness, sshd: Sshd, tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/store")
+    await heads.submit(store, RunSpec("run", "t", "sleep 600", CheckpointPolicy("ckpt")))
+    box = await at.launch()
+    connection = await connect(sshd.address(), box_id=box.id, pins=Pins(tmp_path / "pins"))
+    agent = await install_agent(connection, cache=tmp_path / "cache")
+    config = AgentConfig("run", "t", 1, store.url, {}, {}, box=box.id, owned=True)
+    supervise = agent.command(["supervise", "--run", "run", "--launch", "1"])
+    told = await connection.run(supervise, stdin=encode(config), timeout=20)
+    assert told.exit_status == 0, told.stderr
+    pid = json.loads(told.stdout)["pid"]
+    await at.provider.terminate(box.id)
+    await eventually(lambda: _ended(pid))
+    connection.abort()
+    await store.close()
+
+
+async def _ended(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat[stat.rindex(")") + 2] == "Z"
