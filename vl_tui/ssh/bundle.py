@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.metadata as metadata
+import importlib.resources as resources
 import io
 import os
 import re
@@ -20,8 +21,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import vl_agent
 
 PACKAGES = ("blake3", "obstore", "typing_extensions", "zstandard")
 HELPER = ("__init__.py", "control.py", "torch.py")
@@ -108,7 +107,7 @@ def build(platform: Platform, cache: Path) -> Bundle:
 
 
 def _own_files() -> Iterator[tuple[str, bytes]]:
-    root = Path(vl_agent.__file__).parent
+    root = Path(str(resources.files("vl_agent")))
     for path in sorted(root.rglob("*.py")):
         yield f"site/vl_agent/{path.relative_to(root).as_posix()}", path.read_bytes()
     for name in HELPER:
