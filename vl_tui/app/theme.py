@@ -77,7 +77,7 @@ def _look(document: Document) -> Look:
     for key in body:
         if key not in ("name", "dark", "roles", *_COLOURS):
             raise document.error((key,), f"{key!r} is not a part of a theme.")
-    colours = {key: _colour(document, (key,), body[key]) for key in _COLOURS if key in body}
+    colours: dict[str, Any] = {key: _colour(document, (key,), body[key]) for key in _COLOURS if key in body}
     if "primary" not in colours or not isinstance(body.get("name"), str):
         raise document.error((), "needs at least a name and a primary colour.")
     roles = _roles(document, body.get("roles", {}))
