@@ -106,7 +106,7 @@ def _title(found: Choice) -> Row:
 
 
 def _columns(inner: int) -> Row:
-    return row(Piece(f"    {'to':26} {'market':9} {'$/h':>6} {'ready':>6} {'finish':>11} {'cost':>8}", "dim"))
+    return row(Piece(f"    {'to':22} {'market':9} {'$/h':>6} {'ready':>6} {'finish':>11} {'cost':>8}", "dim"))
 
 
 def _lines(found: Choice, picked: int, inner: int, now: float) -> list[Row]:
@@ -127,7 +127,7 @@ def _line(number: int, one: Candidate | None, picked: int, now: float) -> Row:
         return row(mark, Piece(f"0 {label}", "bright" if here else "text", here), on="select" if here else "")
     where = f"{one.offer.provider} {one.offer.place}"
     ready = "–" if number == 0 else words.age(one.ready_s)
-    name = pad(f"{label}  {where}" if label else where, 26) + " "
+    name = pad(f"{label}  {where}" if label else where, 22) + " "
     pieces = [
         mark,
         Piece(f"{number} ", "key"),
@@ -159,7 +159,7 @@ def _consequences(found: Choice, picked: int, now: float) -> list[Row]:
     lines = [
         row(
             Piece("steps  ", "dim"),
-            Piece(f"start there ({words.age(one.ready_s)}) → save here → go on there; trains here until then", "text"),
+            Piece(f"start there ({words.age(one.ready_s)}) → save here → go on there", "text"),
         )
     ]
     lines.append(
