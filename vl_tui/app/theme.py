@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from rich.color import ColorParseError
 from rich.style import Style
 from textual.theme import Theme
 
-import vl_tui
 from vl_tui.config import ConfigError, folders
 from vl_tui.config.document import Document, read_document
 
@@ -63,7 +63,7 @@ def plain() -> Look:
 def _find(name: str) -> Path:
     if not name.replace("-", "").replace("_", "").isalnum():
         raise ConfigError(f"theme {name!r}: a theme's name is letters, digits, '-' and '_'.")
-    package = Path(vl_tui.__file__).parent
+    package = Path(str(resources.files("vl_tui")))
     for folder in (folders.config_home() / "themes", package / "themes", package.parent / "themes"):
         path = folder / f"{name}.yaml"
         if path.is_file():
