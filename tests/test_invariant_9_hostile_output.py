@@ -98,8 +98,8 @@ def test_a_flood_of_marks_is_cut() -> None:
     assert len(clean("a" + "\u0301" * 500)) == 5
 
 
-@pytest.mark.parametrize("bomb", [b"\x1b]" * 500_000, b"\x1b" * 1_000_000, b"\x1bP" * 500_000, b"\x1b[" * 500_000])
-def test_a_bomb_of_escapes_costs_little(bomb: bytes) -> None:
+@pytest.mark.parametrize("escape", [b"\x1b]", b"\x1b", b"\x1bP", b"\x1b["], ids=repr)
+def test_a_bomb_of_escapes_costs_little(escape: bytes) -> None:
     began = time.process_time()
-    assert len(clean(bomb)) <= MOST
+    assert len(clean((escape * 1_000_000)[:1_000_000])) <= MOST
     assert time.process_time() - began < 5  # what is quadratic takes minutes

@@ -30,14 +30,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except KeyboardInterrupt:
         print(file=sys.stderr)
-        return failure.INTERRUPTED
+        code = failure.INTERRUPTED
     except BrokenPipeError:  # `vl-tui logs RUN | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = 0
     except Exception as error:  # noqa: BLE001 - the last place that can turn any failure into words
         code, words = failure.explain(error)
         print(f"vl-tui: {words}", file=sys.stderr)
+    _let_go_of_stdout()
     return code
+
+
+def _let_go_of_stdout() -> None:
+    """What stdout would not take is dropped: Python would try again at exit, and complain in its own words."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

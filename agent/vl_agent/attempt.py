@@ -11,7 +11,8 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from vl_agent.journal import Journal
 from vl_agent.log import LogShipper
 from vl_agent.notices import Notice
 from vl_agent.protocol import Head, Phase, ProtocolError, RunSpec
+from vl_agent.reach import Reach
 from vl_agent.status import Status
 from vl_agent.store import Store, StoreError
 from vl_agent.training import Ended, Training
@@ -41,6 +43,22 @@ FENCED_PATIENCE_S = 10.0
 LAST_WORDS_S = 10.0
 
 
+def _all_of(progress: control.ProgressReader) -> Iterator[dict[str, Any]]:
+    while told := progress.more():
+        yield from told
+
+
+def _make_new(folder: Path) -> None:
+    """An epoch begins with an empty folder. One that is there belongs to another store's run of the same name."""
+    number = 0
+    while folder.exists() and any(folder.iterdir()):
+        number += 1
+        other = folder.with_name(f"former-{number}-{folder.name}")
+        if not other.exists():
+            os.replace(folder, other)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 class Attempt:
     """``run`` does it all; ``stop``, ``notice`` and ``fenced`` may be called while it runs, more than once."""
 
@@ -51,14 +69,16 @@ class Attempt:
         self.store, self.spec, self.head, self.status = store, spec, head, status
         self._work, self._control, self._cache, self._secrets = work, control_folder, cache, secrets
         self._checkpoints = work / spec.checkpoints.path
-        folder.path.mkdir(parents=True, exist_ok=True)
+        _make_new(folder.path)
         self.log = folder.log
         self.journal = Journal(folder.journal, spec.name, head.epoch, store)
+        self.reach = Reach(status, self.journal.tell)
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
         self._training = Training(record, folder.log)
         self._pipeline: Pipeline | None = None
         self._helper = False
         self._why = ""
+        self._missed = 0
         self._running = False
         self._done = asyncio.Event()
         self._fenced: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
@@ -70,18 +90,17 @@ class Attempt:
         return self._training.pid if self._running else 0
 
     async def run(self, box: str) -> Ended:
-        """Raises nothing but cancellation: how it ended is the answer, told in journal and head."""
+        """To the end of the attempt, which is told in journal and head as well. Cancelled, it ends the training."""
         self.journal.tell("claimed", launch=self.head.launch, box=box)
         tasks = [asyncio.create_task(self.journal.keep_shipping()), asyncio.create_task(self._shipper.keep_shipping())]
         tasks.append(asyncio.create_task(self._sweep()))
         try:
-            ended = await self._all()
+            ended = await self._foreseen()
         except Fenced as fenced:
             ended = await self._give_up(fenced.head)
-        except OSError as error:
-            ended = Ended(None, None, "host_fault", f"{error.filename or 'this box'}: {error.strerror or error}")
-            ended = await self._conclude(ended)
         finally:
+            if self._running:  # cancelled, or an error that nobody foresaw: nothing may train unwatched
+                await self._training.end("the agent ends", grace_s=2.0)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -111,12 +130,36 @@ class Attempt:
         if self._helper or not self._running:
             self._begin_to_stop("notice", deadline, save=True)
 
-    def over(self, head: Head) -> None:
-        """The head was seen at another epoch or holder: this attempt is fenced."""
-        if not self._fenced.done():
+    async def look_at_head(self) -> None:
+        """Self-fence: a head at another epoch or holder ends this attempt, also when no save is due for hours."""
+        try:
+            head, _ = await heads.read(self.store, self.spec.name)
+        except (StoreError, ProtocolError) as error:
+            self._missed += 1
+            if self._missed > 1:  # one lost answer is no risk yet
+                self.reach.failed("head", str(error))
+            return
+        self._missed = 0
+        self.reach.works("head")
+        if (head.epoch, head.holder) != (self.head.epoch, self.head.holder) and not self._fenced.done():
             self._fenced.set_result(head)
 
+    @property
+    def is_over(self) -> bool:
+        return self._fenced.done()
+
     # ------------------------------------------------------------------------------------------------------- inside
+
+    async def _foreseen(self) -> Ended:
+        """All of it; a fault of this machine (a full disk, a dead one) ends the attempt here, not the run."""
+        try:
+            return await self._all()
+        except OSError as error:
+            if self._running:
+                await self._training.end("host fault", grace_s=STOP_GRACE_S)
+                self._running = False
+            words = f"{error.filename or 'this box'}: {error.strerror or error}"
+            return await self._conclude(Ended(None, None, "host_fault", words))
 
     async def _all(self) -> Ended:
         self._phase("restoring", "fetches its checkpoint")
@@ -129,7 +172,14 @@ class Attempt:
         watch = Watch(self._checkpoints)
         watch.ignore_present()
         self._pipeline = Pipeline(
-            self.store, self.spec.name, self.head, watch, keep=self.spec.checkpoints.keep, tell=self.journal.tell
+            self.store,
+            self.spec.name,
+            self.head,
+            watch,
+            self.reach,
+            keep=self.spec.checkpoints.keep,
+            tell=self.journal.tell,
+            distrusted=restored.bad,
         )
         control.clear(self._control)
         if self.spec.checkpoints.every_s is not None:
@@ -141,6 +191,7 @@ class Attempt:
         return await self._train(self._pipeline)
 
     async def _train(self, pipeline: Pipeline) -> Ended:
+        """While the command runs, and then until its last save is durable."""
         progress = control.ProgressReader(self._control)
         durable = asyncio.create_task(pipeline.run())
         reading = asyncio.create_task(self._keep_reading(progress, pipeline))
@@ -149,49 +200,67 @@ class Attempt:
             first: set[asyncio.Future[Any]] = {durable, waiting, self._fenced}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                return await self._cut(durable, waiting)
-            ended = await waiting
+                await self._cut(durable, waiting)
+            ended = self._exited(await waiting)
+            self._read(progress, pipeline)
+            self._phase("draining", "brings its last save into the store")
+            await pipeline.close()
+            await self._settled(durable, pipeline)
         finally:
             for task in (reading, durable, waiting):
                 task.cancel()
             await asyncio.gather(reading, durable, waiting, return_exceptions=True)
         self._read(progress, pipeline)
+        return await self._conclude(ended)
+
+    async def _cut(self, durable: asyncio.Task[None], waiting: asyncio.Task[Ended]) -> None:
+        """The head was seen elsewhere, or the pipeline ended, while the command runs: it is ended, or the pipeline's
+        error raised."""
+        if not self._fenced.done() and not isinstance(durable.exception(), Fenced):
+            await durable
+        self._phase("draining", "fenced: ends its training")
+        self.journal.tell("stopping", why="fenced")
+        await self._training.end("fenced", grace_s=5.0)
+        await asyncio.wait({waiting})
+
+    async def _settled(self, durable: asyncio.Task[None], pipeline: Pipeline) -> None:
+        """Until every save is durable. Raises ``Fenced``; a save on its way is let run into its own refusal first."""
+        first: set[asyncio.Future[Any]] = {durable, self._fenced}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not durable.done() and pipeline.pending is not None:
+            await asyncio.wait({durable}, timeout=FENCED_PATIENCE_S)
+        if not durable.done():
+            head = self._fenced.result()
+            if pipeline.pending is not None:
+                pipeline.refused(pipeline.pending, head)
+            raise Fenced(head)
+        await durable
+
+    def _exited(self, ended: Ended) -> Ended:
         self._running = False
         self._done.set()
         if ended.cause == "notice" and self._why != "notice":
-            ended = Ended(ended.code, ended.signal, "stopped", self._why or ended.detail)
+            ended = replace(ended, cause="stopped" if self._why else "unknown", detail=self._why or ended.detail)
+        ended = replace(ended, detail=self._without_secrets(ended.detail))
         self.journal.tell("exited", code=ended.code, signal=ended.signal, cause=ended.cause, detail=ended.detail)
-        self._phase("draining", "brings its last save into the store")
-        await self._unless_fenced(pipeline.finish())
-        return await self._conclude(ended)
+        return ended
 
-    async def _cut(self, durable: asyncio.Task[None], waiting: asyncio.Task[Ended]) -> Ended:
-        """The epoch is over while the command runs: end the command, then let a save under way be refused."""
-        self._phase("draining", "fenced: ends its training")
-        head = self._fenced.result() if self._fenced.done() else None
-        self.journal.tell("stopping", why="fenced")
-        await self._training.end("fenced", grace_s=5.0)
-        await waiting
-        if not durable.done() and self._pipeline is not None and self._pipeline.pending:
-            await asyncio.wait({durable}, timeout=FENCED_PATIENCE_S)
-        if durable.done() and not durable.cancelled():
-            error = durable.exception()
-            if isinstance(error, Fenced):
-                raise error
-            if error is not None:
-                raise error
-        if head is None:
-            head, _ = await heads.read(self.store, self.spec.name)
-        raise Fenced(head)
+    def _without_secrets(self, text: str) -> str:
+        for value in self._secrets.values():
+            text = text.replace(value, "***") if value else text
+        return text
 
     async def _give_up(self, head: Head) -> Ended:
         self.journal.tell("fenced", head_epoch=head.epoch, head_holder=head.holder[:8])
         if self._running:
             await self._training.end("fenced", grace_s=5.0)
+            self._running = False
         return Ended(None, None, "fenced", f"the run is at epoch {head.epoch} now")
 
     async def _conclude(self, ended: Ended) -> Ended:
-        """Tell the head. Asks the store until it answers: nothing else is left to do."""
+        """Tell the head. Asks the store until it answers: nothing else is left to do. Journal and log go first: once
+        the head says that it is over the box may be taken away."""
+        await self._last_words()
         state = "finished" if ended.cause == "finished" else "released"
         detail = f"{ended.cause}: {ended.detail}"
         await self._asked(
@@ -209,15 +278,11 @@ class Attempt:
             try:
                 answer = await self._unless_fenced(act())
             except (StoreError, ProtocolError) as error:
-                if not self.status.store_error:
-                    self.journal.tell("at_risk", why=str(error))
-                self.status.store_error = str(error)
+                self.reach.failed("attempt", str(error))
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(10.0, pause * 2)
                 continue
-            if self.status.store_error:
-                self.journal.tell("not_at_risk")
-                self.status.store_error = ""
+            self.reach.works("attempt")
             return answer
 
     async def _unless_fenced(self, act: Awaitable[T]) -> T:
@@ -260,7 +325,7 @@ class Attempt:
 
     def _read(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         """What the helper told: steps into the journal, saves to the pipeline."""
-        for told in progress.more():
+        for told in _all_of(progress):
             step = told.get("step")
             if "helper" in told:
                 self._helper = True
@@ -273,7 +338,6 @@ class Attempt:
                 self._step(step, told.get("loss"), told.get("total"))
         self.status.saved_step = pipeline.saved_step or self.status.saved_step
         self.status.durable_step = pipeline.durable_step
-        self.status.store_error = pipeline.error
 
     def _step(self, step: int, loss: object, total: object) -> None:
         exact = float(loss) if isinstance(loss, (int, float)) and not isinstance(loss, bool) else None
@@ -307,7 +371,7 @@ class Attempt:
 
     async def _last_words(self) -> None:
         """Journal and log into the store, if it answers soon."""
-        with contextlib.suppress(StoreError, asyncio.TimeoutError):
+        with contextlib.suppress(StoreError, OSError, asyncio.TimeoutError):
             await asyncio.wait_for(self._ship_all(), LAST_WORDS_S)
 
     async def _ship_all(self) -> None:

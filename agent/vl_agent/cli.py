@@ -101,9 +101,7 @@ def supervise(run: str, launch: int) -> int:
     return FINISHED
 
 
-def _child(
-    config: AgentConfig, folder: paths.LaunchFolder, lock: int
-) -> Callable[[Callable[[str], None]], None]:
+def _child(config: AgentConfig, folder: paths.LaunchFolder, lock: int) -> Callable[[Callable[[str], None]], None]:
     def child(say: Callable[[str], None]) -> None:
         from vl_agent import supervisor
 

@@ -195,9 +195,7 @@ async def stamp(store: Store, run: str, *, generation: int) -> Head:
     return await _change(store, run, to_stamped)
 
 
-async def end(
-    store: Store, run: str, *, generation: int, state: Literal["stopped", "failed"], detail: str
-) -> Head:
+async def end(store: Store, run: str, *, generation: int, state: Literal["stopped", "failed"], detail: str) -> Head:
     """The controller ends the run: epoch+1 without a holder, so that whatever still trains is fenced."""
 
     def to_ended(head: Head) -> Head:
@@ -302,9 +300,7 @@ def _generation(head: Head, generation: int) -> None:
 
 
 def _unheld(head: Head, generation: int, state: HeadState, detail: str) -> Head:
-    return replace(
-        head, epoch=head.epoch + 1, holder="", launch=0, generation=generation, state=state, detail=detail
-    )
+    return replace(head, epoch=head.epoch + 1, holder="", launch=0, generation=generation, state=state, detail=detail)
 
 
 def _nonce() -> str:

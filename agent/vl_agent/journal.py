@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vl_agent.protocol import Event, agent_writer, journal_key
+from vl_agent.protocol import Event, agent_writer, journal_key, journal_prefix
 from vl_agent.store import Exists, Store, StoreError
 
 SHIP_S = 1.0
 """Steps and losses reach the store within two seconds."""
 _SEGMENT = 4 << 20
+_MOST_UNWRITTEN = 1 << 20
 
 
 class Journal:
@@ -29,15 +30,27 @@ class Journal:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._path, self._run, self._epoch, self._store, self._wall = path, run, epoch, store, wall
         self._written = os.fstat(self._file).st_size
+        self._unwritten = b""
         self._shipped = self._sequence = 0
 
     def tell(self, kind: str, **fields: Any) -> None:
-        """Append one event. A full disk must not end the training: the event is lost then, said by the beat."""
+        """Append one event. A full disk must not end the training: what can't be written waits for the next event,
+        and beyond a mebibyte is lost."""
         line = Event(self._wall(), kind, self._epoch, fields).line()
+        if len(self._unwritten) + len(line) <= _MOST_UNWRITTEN:
+            self._unwritten += line
         try:
-            self._written += os.write(self._file, line)
+            written = os.write(self._file, self._unwritten)
         except OSError:
             return
+        self._written += written
+        self._unwritten = self._unwritten[written:]
+
+    async def take_up(self) -> None:
+        """Go on from what the store holds of this journal: its writer was killed with the last moment unsent. Raises
+        ``StoreError``."""
+        there = await self._store.list(f"{journal_prefix(self._run)}{agent_writer(self._epoch)}/")
+        self._sequence, self._shipped = len(there), sum(entry.size for entry in there)
 
     async def ship(self) -> None:
         """Bring what is new into the store. Raises ``StoreError``; the next call goes on from there."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import zstandard
 
-from vl_agent.protocol import log_key
+from vl_agent.protocol import log_key, logs_prefix
 from vl_agent.store import Store, StoreError
 
 SHIP_S = 10.0
@@ -20,6 +20,12 @@ class LogShipper:
     def __init__(self, path: Path, run: str, epoch: int, store: Store) -> None:
         self._path, self._run, self._epoch, self._store = path, run, epoch, store
         self._shipped = 0
+
+    async def take_up(self) -> None:
+        """Go on from what the store holds: the last range may be sent again, longer. Raises ``StoreError``."""
+        there = await self._store.list(f"{logs_prefix(self._run)}{self._epoch:06d}/log/")
+        if there:
+            self._shipped = int(there[-1].key.rpartition("/")[2].partition(".")[0])
 
     async def ship(self) -> None:
         """Bring what is new into the store. Raises ``StoreError``; the next call goes on from there."""

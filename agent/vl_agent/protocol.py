@@ -273,8 +273,19 @@ class LaunchRecord:
 
 
 LaunchEndReason = Literal[
-    "lost", "preempted", "notice", "migrated", "escalated", "finished", "failed", "stopped", "no_capacity",
-    "launch_failed", "prepare_failed", "superseded", "budget",
+    "lost",
+    "preempted",
+    "notice",
+    "migrated",
+    "escalated",
+    "finished",
+    "failed",
+    "stopped",
+    "no_capacity",
+    "launch_failed",
+    "prepare_failed",
+    "superseded",
+    "budget",
 ]
 
 
@@ -405,8 +416,18 @@ class Lease:
 #   run_ended      state, detail, spent_usd
 
 Cause = Literal[
-    "finished", "user_error", "out_of_memory", "killed", "notice", "stopped", "fenced", "host_fault", "hang",
-    "preempted", "link_only", "unknown",
+    "finished",
+    "user_error",
+    "out_of_memory",
+    "killed",
+    "notice",
+    "stopped",
+    "fenced",
+    "host_fault",
+    "hang",
+    "preempted",
+    "link_only",
+    "unknown",
 ]
 
 

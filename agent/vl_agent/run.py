@@ -131,7 +131,7 @@ async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head
     loop.add_signal_handler(signal.SIGTERM, lambda: attempt.notice(Notice("signal", None, "SIGTERM")))
     beside = [
         asyncio.create_task(_beat(spec.name, store, folder, status)),
-        asyncio.create_task(_watch_head(spec.name, store, head, attempt)),
+        asyncio.create_task(_watch_head(attempt)),
         asyncio.create_task(_echo(attempt.log)),
     ]
     endpoint = aws.here()
@@ -156,14 +156,10 @@ async def _beat(run: str, store: Store, folder: paths.LaunchFolder, status: Stat
         await asyncio.sleep(BEAT_S)
 
 
-async def _watch_head(run: str, store: Store, mine: Head, attempt: Attempt) -> None:
-    while True:
+async def _watch_head(attempt: Attempt) -> None:
+    while not attempt.is_over:
         await asyncio.sleep(BEAT_S)
-        with contextlib.suppress(StoreError, ProtocolError):
-            head, _ = await heads.read(store, run)
-            if (head.epoch, head.holder) != (mine.epoch, mine.holder):
-                attempt.over(head)
-                return
+        await attempt.look_at_head()
 
 
 async def _echo(log: Path) -> None:
@@ -211,5 +207,3 @@ def _or_dash(number: int | None) -> str:
 
 def _say(words: str) -> None:
     print(f"vl-agent: {words}", file=sys.stderr, flush=True)
-
-

@@ -23,6 +23,8 @@ from vl_agent import paths, processes, training
 from vl_agent.attempt import Attempt
 from vl_agent.checkpoints.restore import prefetch
 from vl_agent.head import Fenced
+from vl_agent.journal import Journal
+from vl_agent.log import LogShipper
 from vl_agent.notices import Notice, aws
 from vl_agent.protocol import AgentConfig, Head, ProtocolError, RunSpec, beat_key, decode, encode, spec_key
 from vl_agent.status import Status
@@ -59,6 +61,10 @@ class Supervisor:
             watches.append(asyncio.create_task(aws.watch(endpoint, self._on_notice)))
         try:
             await self._life()
+        except OSError as error:
+            self._say_ended(f"{error.filename or 'this box'}: {error.strerror or error}")
+        except ProtocolError as error:
+            self._say_ended(str(error))
         except Exception:  # noqa: BLE001 - the last place that can tell anybody
             traceback.print_exc()
             self._say_ended("the agent itself failed: see supervisor.log on the box")
@@ -72,7 +78,8 @@ class Supervisor:
 
     async def _life(self) -> None:
         processes.adopt_orphans()
-        await training.end_former(self.folder.training)
+        if await training.end_former(self.folder.training):
+            await self._bring_what_was_left()
         try:
             spec = await self._prepare()
         except SetupFailed as why:
@@ -100,7 +107,7 @@ class Supervisor:
         )  # fmt: skip
         if self._notice is not None:
             self._attempt.notice(self._notice)
-        looking = asyncio.create_task(self._keep_looking_at_head(head))
+        looking = asyncio.create_task(self._keep_looking_at_head())
         try:
             ended = await self._attempt.run(self.config.box)
         finally:
@@ -124,6 +131,22 @@ class Supervisor:
         self.status.detail = "fetches the newest checkpoint"
         await self._asked(self._prefetch)
         return spec
+
+    async def _bring_what_was_left(self) -> None:
+        """A killed supervisor's last moment: the end of its journal and log, while the store answers."""
+        epoch = max(self.folder.epochs(), default=0)
+        if not epoch:
+            return
+        left = self.folder.epoch(epoch)
+        journal = Journal(left.journal, self.config.run, epoch, self.store)
+        log = LogShipper(left.log, self.config.run, epoch, self.store)
+        try:
+            with contextlib.suppress(StoreError):
+                for one in (journal, log):
+                    await one.take_up()
+                    await one.ship()
+        finally:
+            journal.close()
 
     async def _spec(self) -> RunSpec:
         return decode(RunSpec, (await self.store.get(spec_key(self.config.run))).data)
@@ -163,17 +186,12 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------------ while it lives
 
-    async def _keep_looking_at_head(self, mine: Head) -> None:
+    async def _keep_looking_at_head(self) -> None:
         """Self-fence: a head at another epoch or holder ends this attempt, also when no save is due for hours."""
-        while True:
+        assert self._attempt is not None
+        while not self._attempt.is_over:
             await asyncio.sleep(max(1.0, self.config.beat_s))
-            try:
-                head, _ = await heads.read(self.store, self.config.run)
-            except (StoreError, ProtocolError):
-                continue
-            if (head.epoch, head.holder) != (mine.epoch, mine.holder) and self._attempt is not None:
-                self._attempt.over(head)
-                return
+            await self._attempt.look_at_head()
 
     async def _keep_beating(self) -> None:
         stored = 0.0

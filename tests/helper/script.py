@@ -42,7 +42,10 @@ def main():
     random.seed(2)
     numpy.random.seed(3)
     loader = DataLoader(
-        Numbers(args.augment), batch_size=8, shuffle=True, num_workers=args.workers,
+        Numbers(args.augment),
+        batch_size=8,
+        shuffle=True,
+        num_workers=args.workers,
         persistent_workers=args.persistent,
     )
     model = nn.Sequential(nn.Linear(8, 32), nn.Dropout(0.2), nn.Linear(32, 1))
@@ -51,9 +54,7 @@ def main():
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.steps)
     state = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "ema": average}
     state.pop(args.forget, None)
-    ckpt = Checkpointer(
-        args.folder, loader=loader, total_steps=args.steps, every_steps=args.every_steps, **state
-    )
+    ckpt = Checkpointer(args.folder, loader=loader, total_steps=args.steps, every_steps=args.every_steps, **state)
     for step, (x, y) in ckpt.batches():
         scale = random.random() + numpy.random.rand()
         loss = (model(x).squeeze(1) - scale * y).square().mean()

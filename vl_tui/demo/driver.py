@@ -320,5 +320,3 @@ class _Talk:
         else:
             with self._path.open("a") as file:
                 file.write(line + "\n")
-
-

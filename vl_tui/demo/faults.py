@@ -113,9 +113,7 @@ async def _moment(world: World, fault: Fault) -> Seen | None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _make(
-    world: World, fault: Fault, seen: Seen, record: Callable[[FaultMade], None], say: Say
-) -> FaultMade:
+async def _make(world: World, fault: Fault, seen: Seen, record: Callable[[FaultMade], None], say: Say) -> FaultMade:
     head = seen.head
     box = "" if fault.kind == "controller" else await world.box_name(head.launch)
     step = max(seen.steps(head.epoch), default=None)

@@ -222,5 +222,3 @@ class World:
 def _yaml(text: str) -> str:
     """A YAML double-quoted scalar."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-

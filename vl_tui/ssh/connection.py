@@ -150,9 +150,7 @@ class Connection:
     async def open(self, command: str, received: Callable[[bytes], None], *, window: int = 2 << 20) -> Channel:
         """Start a command and go on. Put a limit around it. Raises asyncssh's errors on a dead link."""
         channel = Channel(received)
-        await self._conn.create_session(
-            lambda: channel, command, encoding=None, window=window, request_pty=False
-        )
+        await self._conn.create_session(lambda: channel, command, encoding=None, window=window, request_pty=False)
         return channel
 
     def abort(self) -> None:

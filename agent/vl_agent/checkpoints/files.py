@@ -10,12 +10,15 @@ import os
 import re
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
 _UNFINISHED = (".tmp", ".part", ".partial", ".incomplete", ".lock")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+"""What tells a checkpoint whose name holds no number from any other file."""
 _STEP = re.compile(r"\d+")
 _CHUNK = 4 << 20
 
@@ -35,9 +38,18 @@ class Stamp:
         return Stamp(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
+def hidden_folder(folder: Path) -> Path:
+    """Where the agent keeps what belongs to a checkpoint folder: on the same file system, so that links and renames
+    work, and out of the sight of scripts that list the folder. Beside it; inside it where it is a mount of its own."""
+    place = folder.resolve()
+    if place.exists() and place.stat().st_dev != place.parent.stat().st_dev:
+        return place / ".vl"
+    return place.parent / f".{place.name}.vl"
+
+
 def is_candidate(name: str) -> bool:
     """Whether a file of this name may be a checkpoint: temporary and hidden ones are saves under way."""
-    return not name.startswith(".") and not name.endswith(_UNFINISHED) and step_of(name) is not None
+    return not name.startswith(".") and not name.endswith(_UNFINISHED)
 
 
 def step_of(name: str) -> int | None:
@@ -64,7 +76,7 @@ def _zip_whole(path: Path) -> bool:
             if all(member.CRC == 0 for member in archive.infolist() if member.file_size):
                 return True  # saved with CRCs turned off: the directory is all there is
             return archive.testzip() is None
-    except (zipfile.BadZipFile, OSError, EOFError, struct.error):
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, struct.error, ValueError, RuntimeError):
         return False
 
 
@@ -81,7 +93,7 @@ def _safetensors_whole(path: Path, start: bytes) -> bool:
             header = json.loads(file.read(length))
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         return bool(8 + length + max(ends, default=0) == size)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return False
 
 
@@ -94,18 +106,15 @@ def digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def hold(path: Path, folder: Path) -> Path:
-    """Keep a file's content although its owner may delete it: a hard link in a hidden folder. Where links are not
-    to be had the file itself is used."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held = folder / path.name
-    held.unlink(missing_ok=True)
+def hold(path: Path, held: Path) -> Path:
+    """Keep a file's content although its owner may delete it: a hard link at ``held``. Where links are not to be had
+    the file itself is used. Raises ``FileNotFoundError`` when it is gone already."""
     try:
+        held.parent.mkdir(parents=True, exist_ok=True)
+        held.unlink(missing_ok=True)
         os.link(path, held)
-    except PermissionError:
-        return path
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except OSError:
+        if not path.exists():
+            raise FileNotFoundError(path) from None
         return path
     return held

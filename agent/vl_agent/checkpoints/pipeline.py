@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vl_agent import head as heads
@@ -17,6 +19,7 @@ from vl_agent.checkpoints.files import Stamp
 from vl_agent.checkpoints.watch import Saved, Watch
 from vl_agent.head import Fenced
 from vl_agent.protocol import BlobRef, Head, Kept, Manifest, ProtocolError, blob_key, encode, manifest_key
+from vl_agent.reach import Reach
 from vl_agent.store import Exists, NotFound, Store, StoreError, Unanswered
 
 LOOK_S = 0.3
@@ -30,29 +33,34 @@ class Changed(Exception):
 
 
 class Pipeline:
-    """The checkpoint path of one attempt. ``durable_step`` and ``error`` are for the beat."""
+    """The checkpoint path of one attempt. ``saved_step`` and ``durable_step`` are for the beat."""
 
     def __init__(
-        self, store: Store, run: str, head: Head, watch: Watch, *, keep: int, tell: Tell,
-        wall: Callable[[], float] = time.time,
+        self, store: Store, run: str, head: Head, watch: Watch, reach: Reach, *, keep: int, tell: Tell,
+        distrusted: Collection[str] = (), wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
+        """``distrusted``: manifests whose blobs were found missing or corrupt; nothing of theirs is named again."""
         self._store, self._run, self._head, self._watch = store, run, head, watch
         self._epoch, self._holder = head.epoch, head.holder
-        self._keep, self._tell, self._wall = keep, tell, wall
-        self._hold = watch.folder / ".vl" / "hold"
+        self._reach, self._keep, self._tell, self._wall = reach, keep, tell, wall
+        self._distrusted = distrusted
+        self._hold = files.hidden_folder(watch.folder) / "hold"
+        shutil.rmtree(self._hold, ignore_errors=True)  # a killed agent's
         self._waiting: Saved | None = None
         self._arrived = asyncio.Event()
+        self._closing = False
+        self._newest: tuple[str, Stamp] | None = None
+        self._held = 0
         self._known: dict[tuple[str, int], BlobRef] | None = None
         self._counter = 0
-        self.busy = False
-        self.error = ""
+        self._busy: Saved | None = None
         self.saved_step: int | None = None
         self.durable_step = head.checkpoint.step if head.checkpoint else None
 
     @property
-    def pending(self) -> bool:
-        """Whether a save is on its way that is not durable yet."""
-        return self.busy or self._waiting is not None
+    def pending(self) -> Saved | None:
+        """The save that is on its way and not durable yet."""
+        return self._busy or self._waiting
 
     def saved(self, name: str, step: int, took_s: float | None) -> None:
         """The helper told of a save."""
@@ -61,21 +69,26 @@ class Pipeline:
             self._take(found)
 
     async def run(self) -> None:
-        """Watch and make durable until cancelled. Raises ``Fenced``."""
+        """Watch and make durable, until cancelled or, after ``close``, until nothing is left. Raises ``Fenced``."""
         looking = asyncio.create_task(self._keep_looking())
         try:
             while True:
                 await self._arrived.wait()
-                await self._next()
+                self._arrived.clear()
+                if self._waiting is not None:
+                    await self._next(self._waiting)
+                elif self._closing:
+                    return
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
 
-    async def finish(self) -> None:
-        """The command has ended: make its newest save durable. Asks the store until it answers. Raises ``Fenced``."""
+    async def close(self) -> None:
+        """The command has ended: ``run`` returns once its newest save is durable. The store is asked until it answers;
+        a save that is under way is not begun anew."""
         await self.look(patient=False)
-        while self._waiting is not None:
-            await self._next()
+        self._closing = True
+        self._arrived.set()
 
     async def look(self, *, patient: bool = True) -> None:
         for found in await asyncio.to_thread(self._watch.look, patient=patient):
@@ -87,70 +100,77 @@ class Pipeline:
             await self.look()
 
     def _take(self, found: Saved) -> None:
-        self._tell("saved", step=found.step, name=found.name, bytes=found.stamp.size, took_s=found.took_s)
-        self.saved_step = found.step
-        if self.durable_step is not None and found.step < self.durable_step:
-            self._tell("save_skipped", step=found.step, why=f"older than the durable step {self.durable_step}")
+        """A save seen by the watch or told by the helper; the same one may come by both ways."""
+        if self._newest == (found.name, found.stamp):
             return
+        self._newest = (found.name, found.stamp)
+        step = found.step if found.step is not None else max(self.saved_step or 0, self.durable_step or 0) + 1
+        self._tell("saved", step=step, name=found.name, bytes=found.stamp.size, took_s=found.took_s)
+        self.saved_step = step
+        if self.durable_step is not None and step < self.durable_step:
+            self._tell("save_skipped", step=step, why=f"older than the durable step {self.durable_step}")
+            return
+        waiting = self._waiting
+        if waiting is not None and waiting.step is not None and step < waiting.step:
+            self._tell("save_skipped", step=step, why=f"older than step {waiting.step}, which waits")
+            return
+        self._held += 1
         try:
-            held = files.hold(found.path, self._hold)
+            held = files.hold(found.path, self._hold / f"{self._held}-{found.name}")
         except FileNotFoundError:
-            self._tell("save_skipped", step=found.step, why="deleted at once")
+            self._tell("save_skipped", step=step, why="deleted at once")
             return
-        if self._waiting is not None:
-            self._drop(self._waiting)
-        self._waiting = Saved(found.step, found.name, held, found.stamp, found.took_s)
+        if waiting is not None:
+            self._drop(waiting)
+        self._waiting = replace(found, step=step, path=held)
         self._arrived.set()
 
-    async def _next(self) -> None:
+    async def _next(self, saved: Saved) -> None:
         """Make the waiting save durable; after a failure of the store it waits on, unless a newer one came."""
-        saved, self._waiting = self._waiting, None
-        self._arrived.clear()
-        if saved is None:
-            return
-        self.busy = True
+        self._waiting, self._busy = None, saved
         try:
-            await self._commit(saved)
-            self._recovered()
+            await self._commit(saved, saved.step or 0)
+            self._reach.works("checkpoints")
             self._drop(saved)
         except Changed as why:
             self._tell("save_skipped", step=saved.step, why=str(why))
             self._drop(saved)
         except (StoreError, ProtocolError) as error:
-            self._failed(str(error))
+            self._reach.failed("checkpoints", str(error))
             if self._waiting is None:
                 self._waiting = saved
-                self._arrived.set()
             else:
                 self._drop(saved)
             await asyncio.sleep(random.uniform(0.2, _MOST_PAUSE_S / 2))
         except Fenced as fenced:
-            self._tell(
-                "commit_refused", step=saved.step, head_epoch=fenced.head.epoch, head_holder=fenced.head.holder[:8]
-            )
+            self.refused(saved, fenced.head)
             raise
         finally:
-            self.busy = False
+            self._busy = None
+            self._arrived.set()
 
-    async def _commit(self, saved: Saved) -> None:
+    def refused(self, saved: Saved, head: Head) -> None:
+        self._tell("commit_refused", step=saved.step, head_epoch=head.epoch, head_holder=head.holder[:8])
+
+    async def _commit(self, saved: Saved, step: int) -> None:
         began = time.monotonic()
         ref, sent = await self._blob(saved)
         self._counter += 1
-        key = manifest_key(self._run, saved.step, self._epoch, self._counter)
-        manifest = Manifest(self._run, self._epoch, saved.step, "file", saved.name, (ref,), self._wall())
+        key = manifest_key(self._run, step, self._epoch, self._counter)
+        manifest = Manifest(self._run, self._epoch, step, "file", saved.name, (ref,), self._wall())
         await _create(self._store, key, encode(manifest))
-        kept = Kept(saved.step, self._epoch, key)
+        kept = Kept(step, self._epoch, key)
         try:
             self._head, dropped = await heads.commit(
                 self._store, self._run, epoch=self._epoch, holder=self._holder, kept=kept, keep=self._keep
             )
         except heads.Refused as why:
             raise Changed(str(why)) from None
-        self.durable_step = saved.step
+        self.durable_step = step
         if self._known is not None:
             self._known[ref.hash, ref.size] = ref
         took = round(time.monotonic() - began, 3)
-        self._tell("durable", step=saved.step, manifest=key, bytes=ref.size, sent=sent, took_s=took)
+        self._tell("durable", step=step, manifest=key, bytes=ref.size, sent=sent, took_s=took)
         await self._delete(dropped)
 
     async def _blob(self, saved: Saved) -> tuple[BlobRef, int]:
@@ -177,6 +197,8 @@ class Pipeline:
         if self._known is None:
             known = {}
             for entry in self._head.kept:
+                if entry.manifest in self._distrusted:
+                    continue
                 try:
                     manifest = await heads.manifest(self._store, entry.manifest)
                 except (NotFound, ProtocolError):
@@ -196,16 +218,6 @@ class Pipeline:
             )
         except (StoreError, ProtocolError) as error:
             self._tell("warning", text=f"older checkpoints are not deleted yet: {error}")
-
-    def _failed(self, words: str) -> None:
-        if not self.error:
-            self._tell("at_risk", why=words)
-        self.error = words
-
-    def _recovered(self) -> None:
-        if self.error:
-            self._tell("not_at_risk")
-        self.error = ""
 
     def _drop(self, saved: Saved) -> None:
         if saved.path.parent == self._hold:

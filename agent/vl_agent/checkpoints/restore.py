@@ -1,12 +1,13 @@
 """Makes the checkpoint folder equal to the head's checkpoint: fetched, hash-checked, everything else moved aside.
 
-Nothing is deleted: what was there goes into a hidden folder inside, on the same file system, out of the sight of
-scripts that resume from the newest file they find.
+Nothing is deleted: what was there goes into a hidden folder on the same file system (``files.hidden_folder``), out of
+the sight of scripts that resume from the newest file they find.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from vl_agent.checkpoints import files
 from vl_agent.checkpoints.pipeline import kept_before
 from vl_agent.paths import sync_folder
 from vl_agent.protocol import BlobRef, Head, Kept, Manifest, ProtocolError
-from vl_agent.store import NotFound, Store
+from vl_agent.store import NotFound, Store, StoreError
 
 Tell = Callable[..., None]
 
@@ -35,6 +36,8 @@ class Restored:
     bytes: int
     source: str
     """store, prefetched or local: where the last of its files came from."""
+    bad: tuple[str, ...] = ()
+    """Manifests that were found missing or corrupt on the way."""
 
 
 async def prefetch(store: Store, head: Head, cache: Path) -> int:
@@ -55,27 +58,31 @@ async def restore(store: Store, head: Head, folder: Path, cache: Path, tell: Tel
     """Put the newest usable checkpoint of ``head`` into ``folder``. Raises ``StoreError`` when the store can't be
     reached, ``OSError`` when the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
+    bad: list[str] = []
     for entry in kept_before(head):
         began = time.monotonic()
         try:
             manifest = await _manifest(store, entry)
             total = sum(ref.size for ref in manifest.files)
             tell("restoring", step=entry.step, bytes=total)
-            source = await _put(store, manifest, folder, cache)
+            source = await _put(store, manifest, folder, cache, head.epoch)
         except Bad as why:
             tell("bad_checkpoint", step=entry.step, manifest=entry.manifest, why=str(why))
+            bad.append(entry.manifest)
             continue
         moved = await asyncio.to_thread(_move_aside, folder, {ref.path for ref in manifest.files}, head.epoch)
         if moved:
             tell("moved_aside", paths=moved[:100])
         took = round(time.monotonic() - began, 3)
         tell("restored", step=entry.step, bytes=total, seconds=took, source=source)
-        return Restored(entry.step, total, source)
+        return Restored(entry.step, total, source, tuple(bad))
     moved = await asyncio.to_thread(_move_aside, folder, set(), head.epoch)
     if moved:
         tell("moved_aside", paths=moved[:100])
+    if bad:
+        tell("warning", text="none of the run's checkpoints can be used: it begins from nothing")
     tell("restored", step=None, bytes=0, seconds=0.0, source="")
-    return Restored(None, 0, "")
+    return Restored(None, 0, "", tuple(bad))
 
 
 async def _manifest(store: Store, entry: Kept) -> Manifest:
@@ -92,7 +99,7 @@ async def _manifest(store: Store, entry: Kept) -> Manifest:
     return manifest
 
 
-async def _put(store: Store, manifest: Manifest, folder: Path, cache: Path) -> str:
+async def _put(store: Store, manifest: Manifest, folder: Path, cache: Path, epoch: int) -> str:
     """All files of the manifest into ``folder``; those that are there with the right content stay."""
     source = "local"
     ready: list[tuple[Path, Path, int]] = []
@@ -102,7 +109,8 @@ async def _put(store: Store, manifest: Manifest, folder: Path, cache: Path) -> s
             continue
         found, source = await _fetch(store, ref, cache)
         ready.append((found, target, ref.mode))
-    await asyncio.to_thread(_place, ready, folder)
+    await asyncio.to_thread(_place, ready, folder, epoch)
+    await asyncio.to_thread(shutil.rmtree, cache, ignore_errors=True)
     return source
 
 
@@ -127,6 +135,12 @@ async def _fetch(store: Store, ref: BlobRef, cache: Path) -> tuple[Path, str]:
         await store.get_file(ref.key, part, ref.size)
     except NotFound:
         raise Bad(f"the blob of {ref.path} is missing") from None
+    except StoreError:
+        size = next((entry.size for entry in await store.list(ref.key) if entry.key == ref.key), None)
+        if size == ref.size:
+            raise  # the store's trouble, not the blob's
+        part.unlink(missing_ok=True)
+        raise Bad(f"the blob of {ref.path} has {size} bytes, its manifest says {ref.size}") from None
     if await asyncio.to_thread(files.digest, part) != ref.hash:
         part.unlink()
         raise Bad(f"the blob of {ref.path} is not what was saved: its hash differs")
@@ -134,40 +148,49 @@ async def _fetch(store: Store, ref: BlobRef, cache: Path) -> tuple[Path, str]:
     return path, "store"
 
 
-def _place(ready: list[tuple[Path, Path, int]], folder: Path) -> None:
-    """Copy each file to a temporary name on the folder's own file system, fsync, rename."""
+def _place(ready: list[tuple[Path, Path, int]], folder: Path, epoch: int) -> None:
+    """Bring each file to a temporary name on the folder's own file system, fsynced, then rename."""
     for found, target, mode in ready:
+        if target.is_dir() and not target.is_symlink():
+            _aside(target, folder, epoch)
         target.parent.mkdir(parents=True, exist_ok=True)
         new = target.with_name(f".{target.name}.vl-new")
-        with found.open("rb") as source, new.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 4 << 20)
-            sink.flush()
-            os.fsync(sink.fileno())
+        try:
+            os.replace(found, new)  # its bytes were synced when they were fetched
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _copy(found, new)
         new.chmod(mode & 0o777)
-        if target.is_dir() and not target.is_symlink():
-            raise IsADirectoryError(f"{target} is a folder, the checkpoint has a file of that name")
         os.replace(new, target)
         sync_folder(target.parent)
     sync_folder(folder)
 
 
+def _copy(found: Path, new: Path) -> None:
+    with found.open("rb") as source, new.open("wb") as sink:
+        shutil.copyfileobj(source, sink, 4 << 20)
+        sink.flush()
+        os.fsync(sink.fileno())
+
+
 def _move_aside(folder: Path, keep: set[str], epoch: int) -> list[str]:
     """Move everything that is not in ``keep`` out of a script's sight. Returns what was moved."""
     tops = {PurePosixPath(path).parts[0] for path in keep}
+    hidden = files.hidden_folder(folder)
     moved = []
     for entry in sorted(folder.iterdir()):
-        if entry.name == ".vl" or entry.name in tops:
-            continue
-        aside = folder / ".vl" / "aside" / str(epoch)
-        aside.mkdir(parents=True, exist_ok=True)
-        os.replace(entry, _free(aside / entry.name))
-        moved.append(entry.name)
+        if entry.resolve() != hidden and entry.name not in tops:
+            _aside(entry, folder, epoch)
+            moved.append(entry.name)
     return moved
 
 
-def _free(path: Path) -> Path:
-    number = 1
-    while path.exists() or path.is_symlink():
+def _aside(entry: Path, folder: Path, epoch: int) -> None:
+    aside = files.hidden_folder(folder) / "aside" / str(epoch)
+    aside.mkdir(parents=True, exist_ok=True)
+    target, number = aside / entry.name, 1
+    while os.path.lexists(target):
         number += 1
-        path = path.with_name(f"{path.name.rpartition('~')[0] or path.name}~{number}")
-    return path
+        target = aside / f"{entry.name}~{number}"
+    os.replace(entry, target)

@@ -23,7 +23,8 @@ QUIET_S = 2.0
 class Saved:
     """A checkpoint that is whole on this box."""
 
-    step: int
+    step: int | None
+    """None: neither its name nor a helper says."""
     name: str
     path: Path
     stamp: Stamp
@@ -37,6 +38,7 @@ class Watch:
         self.folder, self._monotonic = folder, monotonic
         self._seen: dict[str, tuple[Stamp, float]] = {}
         self._told: dict[str, Stamp] = {}
+        self._torn: dict[str, Stamp] = {}
 
     def ignore_present(self) -> None:
         """What is there now is no news: it was restored."""
@@ -58,13 +60,17 @@ class Watch:
                     self._seen[path.name] = (stamp, now)
                     if patient:
                         continue
+                if self._torn.get(path.name) == stamp:  # read once, found torn, not written since
+                    continue
                 verdict = files.whole(path)
+                if verdict is False:
+                    self._torn[path.name] = stamp
                 settled = verdict is True or (verdict is None and (not patient or now - since >= QUIET_S))
                 if settled and Stamp.of(path) == stamp:
                     found.append(self._take(path, stamp, None))
             except FileNotFoundError:  # the script deletes its older ones
                 continue
-        return sorted(found, key=lambda saved: saved.step)
+        return sorted(found, key=lambda saved: (saved.step or 0, saved.stamp.mtime_ns))
 
     def told(self, name: str, step: int, took_s: float | None) -> Saved | None:
         """The helper says that it saved: no need to look twice. None: it is gone or was seen already."""
@@ -79,10 +85,15 @@ class Watch:
 
     def _take(self, path: Path, stamp: Stamp, took_s: float | None) -> Saved:
         self._told[path.name] = stamp
-        return Saved(files.step_of(path.name) or 0, path.name, path, stamp, took_s)
+        return Saved(files.step_of(path.name), path.name, path, stamp, took_s)
 
     def _candidates(self) -> list[Path]:
+        """Plain files that may be checkpoints. One without a number in its name (``last.pt``) counts only where none
+        has one: beside numbered ones it is a copy or something else."""
         try:
-            return [path for path in self.folder.iterdir() if files.is_candidate(path.name) and path.is_file()]
+            names = [path for path in self.folder.iterdir() if files.is_candidate(path.name)]
         except (FileNotFoundError, NotADirectoryError):
             return []
+        plain = [path for path in names if path.is_file() and not path.is_symlink()]
+        numbered = [path for path in plain if files.step_of(path.name) is not None]
+        return numbered or [path for path in plain if path.suffix in files.SUFFIXES]

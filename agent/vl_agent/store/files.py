@@ -80,7 +80,7 @@ class FileStore:
             except FileNotFoundError:
                 return []
 
-        return await self._do(prefix.rstrip("/"), names)
+        return await self._do(prefix.rstrip("/"), names, folder=True)
 
     async def list(self, prefix: str, after: str = "") -> list[Entry]:
         folder = prefix.rpartition("/")[0]
@@ -98,7 +98,7 @@ class FileStore:
                         found.append(Entry(key, stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"))
             return sorted(found, key=lambda entry: entry.key)
 
-        return await self._do(folder, walk)
+        return await self._do(folder, walk, folder=True)
 
     async def delete(self, key: str) -> None:
         await self._do(key, lambda path: path.unlink(missing_ok=True))
@@ -129,12 +129,13 @@ class FileStore:
     async def close(self) -> None:
         return
 
-    async def _do(self, key: str, act: Callable[[Path], T]) -> T:
-        return await asyncio.to_thread(self._words, key, act)
+    async def _do(self, key: str, act: Callable[[Path], T], *, folder: bool = False) -> T:
+        return await asyncio.to_thread(self._words, key, act, folder)
 
-    def _words(self, key: str, act: Callable[[Path], T]) -> T:
-        """Run ``act`` on the key's path; the operating system's errors become the store's."""
-        parts = key.split("/") if key else []
+    def _words(self, key: str, act: Callable[[Path], T], folder: bool) -> T:
+        """Run ``act`` on the key's path; the operating system's errors become the store's. Only a ``folder`` may be
+        empty: the root itself."""
+        parts = [] if folder and not key else key.split("/")
         if any(part in ("", "..") or part.startswith(".") or "\0" in part for part in parts):
             raise StoreError(f"{self.url}: {key!r} can't be a key.")
         try:

@@ -164,11 +164,15 @@ class ObjectStore:
         limit = self._timeout_s + 5 if timeout_s == 0 else timeout_s
         try:
             return await _within(limit, act)
-        except (failed.NotFoundError, FileNotFoundError):
+        except (failed.NotFoundError, FileNotFoundError) as error:
+            if "NoSuchBucket" in str(error):
+                raise _told(self.url, key, str(error)) from None
             raise NotFound(f"{self.url}: there is no {key}.") from None
         except failed.AlreadyExistsError:
             raise Exists(f"{self.url}: {key} is there already.") from None
-        except failed.PreconditionError:
+        except failed.PreconditionError as error:
+            if "NoSuchBucket" in str(error):
+                raise _told(self.url, key, str(error)) from None
             raise Moved(f"{self.url}: {key} has changed since it was read.") from None
         except (failed.PermissionDeniedError, failed.UnauthenticatedError) as error:
             raise Denied(_denied(self.url, str(error))) from None

@@ -46,9 +46,7 @@ def _title(scale: lanes.Scale, guides: list[tuple[int, str]], sums: int) -> Row:
     return row(*pieces, right=(right,) if sums else ())
 
 
-def _lane(
-    attempt: Attempt, cells: list[lanes.Cell], newest: bool, now: float, sums: int, ascii_only: bool
-) -> Row:
+def _lane(attempt: Attempt, cells: list[lanes.Cell], newest: bool, now: float, sums: int, ascii_only: bool) -> Row:
     marker = (">" if ascii_only else "▸") if newest else " "
     number = str(attempt.epoch) if attempt.epoch else "·"
     pieces = [
