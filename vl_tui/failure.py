@@ -36,6 +36,7 @@ CODES = [
     ("vl_agent.head", "Refused", MISTAKE),
     ("vl_agent.store", "Denied", MISTAKE),
     ("vl_agent.store", "Exists", MISTAKE),
+    ("vl_agent.store", "NoStore", MISTAKE),
     ("vl_agent.store", "Unsafe", MISTAKE),
     ("vl_agent.store", "StoreError", UNREACHABLE),
     ("vl_tui.ssh.connection", "HostKeyChanged", MISTAKE),

@@ -34,7 +34,7 @@ from vl_agent.protocol import (
     encode,
 )  # fmt: skip
 from vl_agent.status import Status
-from vl_agent.store import Exists, Store, StoreError, open_store, prove
+from vl_agent.store import Denied, Exists, NoStore, Store, StoreError, Unsafe, open_store, prove
 from vl_agent.training import Ended
 
 FINISHED, FAILED, MISTAKE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace, command: list[str]) -> int:
         spec = _spec(args, command)
         options = {"endpoint": args.endpoint} if args.endpoint else {}
         return asyncio.run(_protect(spec, args.store, options))
-    except (Mistake, ProtocolError, heads.Refused, Exists) as error:
+    except (Mistake, ProtocolError, heads.Refused, Denied, Exists, NoStore, Unsafe) as error:
         print(f"vl-agent: {error}", file=sys.stderr)
         return MISTAKE
     except StoreError as error:

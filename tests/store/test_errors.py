@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from vl_agent.store import Denied, Moved, NotFound, Store, StoreError, Unanswered, open_store
+from vl_agent.store import Denied, Moved, NoStore, NotFound, Store, StoreError, Unanswered, open_store
 
 from vl_tui.demo.s3 import S3Server
 
@@ -92,7 +92,7 @@ async def test_an_endpoint_that_nobody_answers_at_is_told_soon() -> None:
         began = time.monotonic()
         for error in await _each_small_call(store):
             assert isinstance(error, Unanswered), error
-            assert "network" in str(error)
+            assert f"Connection refused ({endpoint}). Check the network" in str(error)
             assert SECRET not in str(error)
         assert time.monotonic() - began < 20
 
@@ -122,8 +122,13 @@ async def test_a_bad_key_never_leaves_the_folder(tmp_path: Path, key: str) -> No
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != ".vl-store.lock"]
 
 
+async def test_a_folder_that_can_not_be_made_is_told_as_the_stores_own_fault() -> None:
+    with pytest.raises(NoStore, match=r"/proc/none can't be made \(No such file or directory\)"):
+        await open_store("file:///proc/none").create("k", b"1")
+
+
 async def test_a_url_that_is_none_is_told_what_to_write() -> None:
-    with pytest.raises(StoreError, match="s3://bucket/prefix.*file:///folder"):
+    with pytest.raises(NoStore, match="s3://bucket/prefix.*file:///folder"):
         open_store("bucket/prefix")
 
 

@@ -11,6 +11,7 @@ from vl_agent.store.base import (
     Entry,
     Exists,
     Moved,
+    NoStore,
     NotFound,
     Store,
     Stored,
@@ -21,7 +22,7 @@ from vl_agent.store.base import (
 from vl_agent.store.proof import prove
 
 __all__ = [
-    "Denied", "Entry", "Exists", "Moved", "NotFound", "Store", "StoreError", "Stored", "Unanswered", "Unsafe",
+    "Denied", "Entry", "Exists", "Moved", "NoStore", "NotFound", "Store", "StoreError", "Stored", "Unanswered", "Unsafe",
     "open_store", "prove",
 ]  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Protocol
 #   Moved         swap: the key's version is another one (412), or the key is gone
 #   Unanswered    sent, but no answer came: it may or may not have happened
 #   Denied        credentials are missing, wrong, expired or do not allow it
+#   NoStore       the URL is none, or nothing is there: no such bucket
 #   Unsafe        the store ignores conditions: it cannot be used
 
 
@@ -42,6 +43,10 @@ class Unanswered(StoreError):
 
 class Denied(StoreError):
     """Credentials are missing, wrong, expired, or do not allow this."""
+
+
+class NoStore(StoreError):
+    """The URL isn't a store's, or there is no such bucket or folder."""
 
 
 class Unsafe(StoreError):

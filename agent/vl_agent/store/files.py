@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from blake3 import blake3
 
-from vl_agent.store.base import Denied, Entry, Exists, Moved, NotFound, Stored, StoreError
+from vl_agent.store.base import Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError
 
 T = TypeVar("T")
 _LOCK = ".vl-store.lock"
@@ -151,13 +151,20 @@ class FileStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
+        _make(self.root)
         lock = os.open(self.root / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
             os.close(lock)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        raise NoStore(f"{folder} can't be made ({error.strerror}): correct the store's URL.") from None
 
 
 def _version(data: bytes) -> str:
@@ -175,7 +182,7 @@ def _write(path: Path, data: bytes) -> str:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place, durably, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}.tmp"
     try:
         yield temporary

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ import obstore
 from obstore import exceptions as failed
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from vl_agent.store.base import Denied, Entry, Exists, Moved, NotFound, Stored, StoreError, Unanswered
+from vl_agent.store.base import Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError, Unanswered
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -31,6 +32,9 @@ UPLOADS_AT_ONCE = 8
 RANGE = 64 << 20
 RANGES_AT_ONCE = 4
 BULK_TIMEOUT_S = 600.0
+_METADATA_SERVICE = "http://169.254.169.254/"
+_CAUSE = re.compile(r'(?:message|error): "([^"]{1,160})"')
+_PLACE = re.compile(r"https?://[^/\s]{1,200}")
 
 
 class ObjectStore:
@@ -223,16 +227,25 @@ def _denied(url: str, words: str) -> str:
 
 def _told(url: str, key: str, words: str) -> StoreError:
     """obstore's generic error, which carries the HTTP answer in its text, as one of ours."""
+    if _METADATA_SERVICE in words:  # the last place where the client looks
+        return Denied(
+            f"{url}: no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role."
+        )
     for mark in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403 Forbidden", "401 Unauthorized"):
         if mark in words:
             return Denied(_denied(url, words))
     if "NoSuchBucket" in words:
-        return StoreError(f"{url}: there is no such bucket: create it, or correct `store` in fleet.yaml.")
+        return NoStore(f"{url}: there is no such bucket: create it, or correct the store's URL.")
     return Unanswered(f"{url}: {key}: {_short(words)}. Check the network, the endpoint and the store itself.")
 
 
 def _short(words: str) -> str:
-    return " ".join(words.split())[:200]
+    """The cause in obstore's many lines: the operating system's or the server's own word where there is one."""
+    told, _, debug = words.partition("Debug source:")
+    cause = _CAUSE.search(debug)
+    if cause:
+        return f"{cause[1]} ({place[0]})" if (place := _PLACE.search(told)) else cause[1]
+    return " ".join(told.split())[:200]
 
 
 def _client(url: str, options: Mapping[str, str], timeout_s: float, retries: int) -> Client:
@@ -258,4 +271,4 @@ def _client(url: str, options: Mapping[str, str], timeout_s: float, retries: int
         return GCSStore(bucket, **common)
     if scheme == "az":
         return AzureStore(bucket, **common)
-    raise StoreError(f"{url}: write s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder.")
+    raise NoStore(f"{url}: write s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder.")
