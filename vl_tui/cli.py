@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from vl_agent.store import leave
+
 from vl_tui import failure
 
 EPILOG = """exit codes: 0 finished, 1 the run failed, 2 a mistake to correct, 3 unreachable, 130 interrupted"""
@@ -135,5 +137,10 @@ class _Version(argparse.Action):
         parser.exit(0)
 
 
+def script() -> NoReturn:
+    """``vl-tui`` as a process of its own."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -1,7 +1,5 @@
 """``python -m vl_agent``."""
 
-import sys
+from vl_agent.cli import script
 
-from vl_agent.cli import main
-
-sys.exit(main())
+script()

@@ -9,9 +9,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from vl_agent import paths
 from vl_agent.protocol import AgentConfig, ProtocolError, decode
+from vl_agent.store import leave
 
 FINISHED, FAILED, MISTAKE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -125,5 +127,6 @@ def _pid(lock: int) -> int:
     return int(words) if words.isdigit() else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def script() -> NoReturn:
+    """``vl-agent`` as a process of its own."""
+    leave(main())

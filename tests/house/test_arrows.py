@@ -64,7 +64,7 @@ ROOMS = [
     ),
     Room("vl_tui.demo", ("vl_tui", "vl_agent"), "a harness around everything; shows the app"),
     Room("vl_tui.failure", ("vl_tui.config.folders",), "knows the other rooms' errors by name only"),
-    Room("vl_tui.cli", ("vl_tui.failure", "vl_tui.commands"), "options only"),
+    Room("vl_tui.cli", ("vl_tui.failure", "vl_tui.commands", "vl_agent.store"), "options only"),
     Room("vl_tui.commands", ("vl_tui", "vl_agent"), "thin; the only way to the app"),
     Room("vl_tui", (), "the package itself is empty: importing any room must cost that room only"),
 ]  # fmt: skip

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from vl_agent.store.base import (
     Denied,
@@ -22,8 +25,8 @@ from vl_agent.store.base import (
 from vl_agent.store.proof import prove
 
 __all__ = [
-    "Denied", "Entry", "Exists", "Moved", "NoStore", "NotFound", "Store", "StoreError", "Stored", "Unanswered", "Unsafe",
-    "open_store", "prove",
+    "Denied", "Entry", "Exists", "Moved", "NoStore", "NotFound", "Store", "StoreError", "Stored", "Unanswered",
+    "Unsafe", "leave", "open_store", "prove",
 ]  # fmt: skip
 
 
@@ -43,3 +46,12 @@ def open_store(url: str, options: Mapping[str, str] | None = None, *, timeout_s:
     if endpoint:
         chosen["endpoint"] = endpoint
     return ObjectStore(url.rstrip("/"), chosen, timeout_s)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with ``code``, without Python's own way out: an answer that reaches one of obstore's threads
+    while the interpreter is being taken down aborts the process (exit code 134; one in ten with requests under way)."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

@@ -228,9 +228,8 @@ def _denied(url: str, words: str) -> str:
 def _told(url: str, key: str, words: str) -> StoreError:
     """obstore's generic error, which carries the HTTP answer in its text, as one of ours."""
     if _METADATA_SERVICE in words:  # the last place where the client looks
-        return Denied(
-            f"{url}: no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role."
-        )
+        words = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role."
+        return Denied(f"{url}: no credentials found: {words}")
     for mark in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403 Forbidden", "401 Unauthorized"):
         if mark in words:
             return Denied(_denied(url, words))
