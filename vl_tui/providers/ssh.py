@@ -60,7 +60,8 @@ class SshProvider:
             if isinstance(error, LoginRefused | HostKeyChanged | HostKeyUnknown):
                 raise Auth(str(error))
         if len(failed) == len(seen):
-            raise Transient(" ".join(str(error) for error in failed.values()))
+            told = ". ".join(str(error).rstrip(".") for error in failed.values())
+            raise Transient(f"{told}. See that `ssh {next(iter(failed))}` works from here, or correct fleet.yaml.")
         words = f"{len(seen) - len(failed)} of {len(seen)} hosts let us in"
         return " ".join([words, *(f"({error})" for error in failed.values())])
 
