@@ -337,6 +337,8 @@ class Attempt:
             elif type(step) is int and "loss" in told:
                 self._step(step, told.get("loss"), told.get("total"))
         self.status.saved_step = pipeline.saved_step or self.status.saved_step
+        if not self._helper and self.status.saved_step is not None:  # what a save holds was done, whoever tells steps
+            self.status.step = max(self.status.step or 0, self.status.saved_step)
         self.status.durable_step = pipeline.durable_step
 
     def _step(self, step: int, loss: object, total: object) -> None:

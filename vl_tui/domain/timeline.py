@@ -308,8 +308,9 @@ class Fold:
         )  # fmt: skip
 
     def _speed(self, epoch: int) -> float | None:
-        """Steps a second over the last steps of the newest attempt."""
-        steps = sorted(self._steps.get(epoch, {}).items())[-50:]
+        """Steps a second over the last steps of the newest attempt; over its saves where its script tells no steps."""
+        saves = {mark.step: mark.at for mark in self._marks.get(epoch, ()) if mark.kind == "saved" and mark.step}
+        steps = sorted((self._steps.get(epoch) or saves).items())[-50:]
         if len(steps) < 3:
             return None
         (first, began), (last, ended) = steps[0], steps[-1]
