@@ -182,6 +182,12 @@ class Head:
     """Why the run is in this state, for a person (exit cause, who stopped it)."""
     format: int = FORMAT
 
+    @property
+    def attempt(self) -> int:
+        """The newest attempt's number, 0 before the first: who ends a run or rolls it back begins an epoch without
+        one."""
+        return self.epoch if self.holder else max(0, self.epoch - 1)
+
 
 @dataclass(frozen=True)
 class BlobRef:

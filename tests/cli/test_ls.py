@@ -93,6 +93,20 @@ def test_a_box_given_up_costs_no_more(tmp_path: Path, store: Store, capsys: pyte
     assert (row["usd_hour"], row["where"]) == (0.0, "")
 
 
+def test_a_stopped_run_keeps_its_figures_and_its_box_until_that_is_given_up(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def make() -> None:
+        await running(store, "a")
+        await head.end(store, "a", generation=1, state="stopped", detail="stopped by me")
+
+    asyncio.run(make())
+    assert ls(tmp_path, "--json") == 0
+    [row] = json.loads(capsys.readouterr().out)["runs"]
+    assert (row["state"], row["attempt"], row["step"], row["durable_step"]) == ("stopped", 1, 57, 40)
+    assert (row["where"], row["usd_hour"]) == ("nimbus/east spot", 2.0)
+
+
 def test_one_unreadable_run_hides_no_other(tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     async def make() -> None:
         await submitted(store, "good")

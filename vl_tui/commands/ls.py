@@ -62,20 +62,20 @@ async def _row(store: Store, name: str, now: float, notes: dict[str, Any]) -> Ro
     try:
         head, spec = await runs.head(store, name), await runs.spec(store, name)
         launched = await runs.launches(store, name)
-        beat = await runs.beat(store, name, head.epoch) if head.epoch else None
+        beat = await runs.beat(store, name, head.attempt) if head.attempt else None
     except NotFound:
         return Row(name, "unfinished submit", detail="its head is missing: submit it again")
     except ProtocolError as error:
         return Row(name, "unreadable", detail=clean(str(error)))
     pairs = [(launch.record, launch.end) for launch in launched]
-    live = [record for record, end in pairs if end is None and head.state not in ENDED_STATES]
+    live = [record for record, end in pairs if end is None]  # of a run that has ended, too: it is paid for
     note = notes.get(name)
     waiting = note.get("waiting") if isinstance(note, dict) and head.state not in ENDED_STATES else ""
     total = spec.total_steps if spec.total_steps is not None else beat.total_steps if beat else None
     return Row(
         name=name,
         state=head.state,
-        attempt=head.epoch,
+        attempt=head.attempt,
         step=beat.step if beat else None,
         total_steps=total,
         loss=beat.loss if beat else None,

@@ -45,7 +45,7 @@ async def _run(fleet: FleetConfig, config: RunConfig, store: Store, secrets: Map
 
 def _next(name: str, found: Head) -> str:
     if found.epoch or found.state != "waiting":
-        return f"{name} was submitted before and is {found.state} (attempt {found.epoch}). See it with `vl-tui`."
+        return f"{name} was submitted before and is {found.state} (attempt {found.attempt}). See it with `vl-tui`."
     return (
         f"{name}: submitted. The controller looks for a place now; `vl-tui` shows it, `vl-tui logs -f {name}` its log."
     )

@@ -45,8 +45,8 @@ async def until_ended(fleet: FleetConfig, store: Store, run: str) -> int:
 def describe(run: str, found: Head) -> str:
     """A head in one line."""
     parts = [f"{run}: {found.state}"]
-    if found.epoch:
-        parts.append(f"attempt {found.epoch}")
+    if found.attempt:
+        parts.append(f"attempt {found.attempt}")
     if found.checkpoint:
         parts.append(f"durable to step {found.checkpoint.step}")
     if found.detail:

@@ -34,7 +34,7 @@ def rows(facts: Facts, found: RunState, log: LogStore, width: int, height: int) 
         body = [row(Piece(f" fleet › {found.name}", "bright", True), on="bar"), row(), row(Piece(f"   {gone}", "dim"))]
         return [*body, *[Row()] * (height - len(body) - 1), footer(KEYS[-1:], found.status)]
     top = [*_header(facts, run, width, found.ascii), *lane_rows(run, facts.now, width, _lanes(height), found.ascii)]
-    attempt = f"log · attempt {run.head.epoch}"
+    attempt = f"log · attempt {run.head.attempt}"
     follow = "► following" if found.follow else f"line {found.top + 1:,} of {len(log):,} · f follows"
     top.append(rule(attempt, width, right=follow))
     room = max(0, height - len(top) - 1)
