@@ -75,13 +75,7 @@ async def perform(run: RunState, action: Action) -> None:
         case Terminate():
             await _terminate(run, run.launches[action.launch])
         case End():
-            run.head = await heads.end(
-                run.ports.store,
-                run.spec.name,
-                generation=run.lease.generation,
-                state=action.state,
-                detail=action.detail,
-            )
+            await _end(run, action)
         case Close():
             records = [(tracked.record, tracked.end) for tracked in run.launches.values()]
             spent = round(spent_usd(records, run.ports.clock.wall()), 4)
