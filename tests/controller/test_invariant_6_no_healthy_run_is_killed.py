@@ -6,12 +6,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.controller.world import Machine, World
+from vl_tui.domain.evidence import TAKEN, Evidence, judge
 
 
 async def verdicts(world: World) -> list[str]:
     return [event.fields["verdict"] for event in await world.events() if event.kind == "verdict"]
+
+
+AGES = st.floats(0, 60)
+
+
+@given(AGES, AGES, st.none() | AGES, st.sampled_from(["running", "booting", "unknown", *TAKEN]), st.booleans())
+def test_a_verdict_of_loss_has_the_providers_word_or_two_silent_witnesses(
+    ssh: float, heard: float, store: float | None, word: str, troubled: bool
+) -> None:
+    grace = 15.0
+    seen = Evidence(ssh, min(ssh, heard), store, word, 1.0, store_error="503" if troubled else "")  # type: ignore[arg-type]
+    silent = ssh > grace and (store is None or store > grace)
+    assert not judge(seen, grace).lost or word in TAKEN or silent
 
 
 async def test_a_run_whose_ssh_link_is_down_is_left_alone(world: World) -> None:
