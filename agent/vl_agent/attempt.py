@@ -11,12 +11,12 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vl_agent import control, paths
+from vl_agent import control, paths, told
 from vl_agent import head as heads
 from vl_agent.checkpoints import restore as restoring
 from vl_agent.checkpoints.pipeline import Pipeline
@@ -25,7 +25,7 @@ from vl_agent.head import Fenced
 from vl_agent.journal import Journal
 from vl_agent.log import LogShipper
 from vl_agent.notices import Notice
-from vl_agent.protocol import Head, Phase, ProtocolError, RunSpec
+from vl_agent.protocol import Cause, Head, Phase, ProtocolError, RunSpec
 from vl_agent.reach import Reach
 from vl_agent.status import Status
 from vl_agent.store import Store, StoreError
@@ -41,11 +41,10 @@ HELPER_GRACE_S = 120.0
 FENCED_PATIENCE_S = 10.0
 """A save that was on its way when the epoch was found to be over is let run into its own refusal for so long."""
 LAST_WORDS_S = 10.0
-
-
-def _all_of(progress: control.ProgressReader) -> Iterator[dict[str, Any]]:
-    while told := progress.more():
-        yield from told
+UNKNOWN_WINDOW_S = 120.0
+"""A notice that names no moment is taken to leave so long."""
+_NO_ROOM = 64 * 1024
+"""Bytes below which a disk counts as full: no file of more than a few blocks can be written there."""
 
 
 def _make_new(folder: Path) -> None:
@@ -57,6 +56,16 @@ def _make_new(folder: Path) -> None:
         if not other.exists():
             os.replace(folder, other)
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _full(*folders: Path) -> str:
+    """The first of the folders whose disk has no room left, or nothing."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            disk = os.statvfs(folder)
+            if disk.f_bavail * disk.f_frsize < _NO_ROOM:
+                return str(folder)
+    return ""
 
 
 class Attempt:
@@ -74,10 +83,11 @@ class Attempt:
         self.journal = Journal(folder.journal, spec.name, head.epoch, store)
         self.reach = Reach(status, self.journal.tell)
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
-        self._training = Training(record, folder.log)
+        self._training = Training(record, folder.log, tuple(secrets.values()))
         self._pipeline: Pipeline | None = None
         self._helper = False
-        self._why = ""
+        self._noticed = False
+        self._stop_as: tuple[str, float | None, bool] | None = None
         self._missed = 0
         self._running = False
         self._done = asyncio.Event()
@@ -113,13 +123,14 @@ class Attempt:
 
     def stop(self, why: str, *, save: bool) -> None:
         """End the training; ``save``: let it save first where it can."""
-        self._begin_to_stop(why, None, save=save)
+        self._begin_to_stop(why, None, save)
 
     def notice(self, notice: Notice) -> None:
         """The provider will take this box."""
-        if self.status.notice_deadline is not None:
+        if self._noticed:
             return
-        deadline = notice.deadline or time.time() + 120.0
+        self._noticed = True
+        deadline = notice.deadline or self.status.notice_deadline or time.time() + UNKNOWN_WINDOW_S
         self.status.notice_deadline = deadline
         window = round(deadline - time.time(), 1)
         self.journal.tell("notice", source=notice.source, window_s=window, detail=notice.detail)
@@ -128,7 +139,7 @@ class Attempt:
         else:
             self.journal.tell("notice_save", choice="upload", why="the script saves on its own: its newest is uploaded")
         if self._helper or not self._running:
-            self._begin_to_stop("notice", deadline, save=True)
+            self._begin_to_stop("notice", deadline, True)
 
     async def look_at_head(self) -> None:
         """Self-fence: a head at another epoch or holder ends this attempt, also when no save is due for hours."""
@@ -166,8 +177,8 @@ class Attempt:
         restored = await self._asked(
             lambda: restoring.restore(self.store, self.head, self._checkpoints, self._cache, self.journal.tell)
         )
-        if self._why:
-            return await self._conclude(Ended(None, None, "notice" if self._why == "notice" else "stopped", self._why))
+        if self._stop_as is not None:
+            return await self._conclude(Ended(None, None, self._cause_of_stop, f"{self._why} before it began"))
         self.status.step = self.status.saved_step = restored.step
         watch = Watch(self._checkpoints)
         watch.ignore_present()
@@ -184,10 +195,12 @@ class Attempt:
         control.clear(self._control)
         if self.spec.checkpoints.every_s is not None:
             control.write_cadence(self._control, self.spec.checkpoints.every_s)
-        await self._training.start(self.spec.command, self._work, self._environment())
         self._running = True
+        await self._training.start(self.spec.command, self._work, self._environment())
         self.journal.tell("started", pid=self._training.pid, command=self.spec.command)
         self._phase("training", "")
+        if self._stop_as is not None:  # told while it was being started
+            self._begin_to_stop(*self._stop_as)
         return await self._train(self._pipeline)
 
     async def _train(self, pipeline: Pipeline) -> Ended:
@@ -239,16 +252,23 @@ class Attempt:
     def _exited(self, ended: Ended) -> Ended:
         self._running = False
         self._done.set()
-        if ended.cause == "notice" and self._why != "notice":
-            ended = replace(ended, cause="stopped" if self._why else "unknown", detail=self._why or ended.detail)
-        ended = replace(ended, detail=self._without_secrets(ended.detail))
+        if ended.cause == "notice" and self._stop_as is None:
+            detail = f"exit status {ended.code}, which says that it was told to stop, but it was not"
+            ended = replace(ended, cause="unknown", detail=detail)
+        elif ended.cause == "notice":
+            ended = replace(ended, cause=self._cause_of_stop, detail=f"{self._why}: {ended.detail}")
+        elif ended.cause == "user_error" and (full := _full(self.log.parent, self._checkpoints)):
+            ended = replace(ended, cause="host_fault", detail=f"the disk of {full} is full: {ended.detail}")
         self.journal.tell("exited", code=ended.code, signal=ended.signal, cause=ended.cause, detail=ended.detail)
         return ended
 
-    def _without_secrets(self, text: str) -> str:
-        for value in self._secrets.values():
-            text = text.replace(value, "***") if value else text
-        return text
+    @property
+    def _why(self) -> str:
+        return self._stop_as[0] if self._stop_as else ""
+
+    @property
+    def _cause_of_stop(self) -> Cause:
+        return "notice" if self._why == "notice" else "stopped"
 
     async def _give_up(self, head: Head) -> Ended:
         self.journal.tell("fenced", head_epoch=head.epoch, head_holder=head.holder[:8])
@@ -302,21 +322,28 @@ class Attempt:
 
     # ------------------------------------------------------------------------------------------ stopping and telling
 
-    def _begin_to_stop(self, why: str, deadline: float | None, *, save: bool) -> None:
-        self._why = self._why or why
-        if self._running and self._stopping is None:
+    def _begin_to_stop(self, why: str, deadline: float | None, save: bool) -> None:
+        self._stop_as = self._stop_as or (why, deadline, save)
+        if self._running and self._training.pid and self._stopping is None:
             self.journal.tell("stopping", why=why)
             self._phase("draining", f"{why}: {'saves and stops' if save and self._helper else 'stops'}")
             self._stopping = asyncio.create_task(self._stop(why, deadline, save=save))
 
     async def _stop(self, why: str, deadline: float | None, *, save: bool) -> None:
-        if save and self._helper:
-            control.write_notice(self._control, why, deadline)
+        if save and self._helper and self._told_to_save(why, deadline):
             limit = HELPER_GRACE_S if deadline is None else max(1.0, deadline - time.time() - 2.0)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._done.wait(), limit)
         if self._running:
             await self._training.end(why, grace_s=STOP_GRACE_S if deadline is None else 2.0)
+
+    def _told_to_save(self, why: str, deadline: float | None) -> bool:
+        try:
+            control.write_notice(self._control, why, deadline)
+        except OSError as error:
+            self.journal.tell("warning", text=f"the script can't be told to save: {error.strerror}")
+            return False
+        return True
 
     async def _keep_reading(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         while True:
@@ -325,27 +352,22 @@ class Attempt:
 
     def _read(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         """What the helper told: steps into the journal, saves to the pipeline."""
-        for told in _all_of(progress):
-            step = told.get("step")
-            if "helper" in told:
+        for word in told.read(progress):
+            if isinstance(word, told.Step):
+                self._step(word)
+            elif isinstance(word, told.Save):
+                pipeline.saved(word.name, word.step, word.took_s)
+            else:
                 self._helper = True
-                if self.status.notice_deadline is not None:  # heard before the script had begun
-                    self._begin_to_stop("notice", self.status.notice_deadline, save=True)
-            elif "saved" in told and type(step) is int and isinstance(told["saved"], str):
-                took = told.get("took_s")
-                pipeline.saved(told["saved"], step, float(took) if isinstance(took, (int, float)) else None)
-            elif type(step) is int and "loss" in told:
-                self._step(step, told.get("loss"), told.get("total"))
+                if self._noticed:  # heard before the script had begun
+                    self._begin_to_stop("notice", self.status.notice_deadline, True)
         self.status.saved_step = pipeline.saved_step or self.status.saved_step
-        if not self._helper and self.status.saved_step is not None:  # what a save holds was done, whoever tells steps
-            self.status.step = max(self.status.step or 0, self.status.saved_step)
         self.status.durable_step = pipeline.durable_step
 
-    def _step(self, step: int, loss: object, total: object) -> None:
-        exact = float(loss) if isinstance(loss, (int, float)) and not isinstance(loss, bool) else None
-        whole = total if type(total) is int else self.spec.total_steps
-        self.status.step, self.status.loss, self.status.total_steps = step, exact, whole
-        self.journal.tell("step", step=step, loss=control.finite(exact), total=whole)
+    def _step(self, word: told.Step) -> None:
+        total = self.spec.total_steps if word.total is None else word.total
+        self.status.step, self.status.loss, self.status.total_steps = word.step, word.loss, total
+        self.journal.tell("step", step=word.step, loss=word.loss, total=total)
 
     def _phase(self, phase: Phase, detail: str) -> None:
         self.status.phase, self.status.detail = phase, detail

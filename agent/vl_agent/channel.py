@@ -73,7 +73,7 @@ class Attach:
         elif frame.type == protocol.FRAME_ACK:
             for name, number in protocol.STREAMS.items():
                 if number == frame.stream and name in self._acked:
-                    self._acked[name] = max(self._acked[name], frame.offset)
+                    self._acked[name] = max(self._acked[name], min(frame.offset, self._sent[name]))
         elif frame.type == protocol.FRAME_COMMAND and len(self._commands) < 16:
             task = asyncio.create_task(self._command(frame))
             self._commands.add(task)
@@ -82,7 +82,8 @@ class Attach:
     def _hello(self, theirs: Hello) -> None:
         if theirs.proto_max < protocol.PROTO_MIN or theirs.proto_min > protocol.PROTO_MAX:
             raise ProtocolError(f"they speak protocol {theirs.proto_min}-{theirs.proto_max}: one version is needed")
-        self._epoch = max(self._folder.epochs(), default=0)
+        epochs = self._folder.epochs()  # an epoch that they hold a part of is sent to its end first
+        self._epoch = theirs.epoch if theirs.epoch in epochs else max(epochs, default=0)
         same = theirs.epoch == self._epoch
         self._sent = {name: theirs.have[name] if same else 0 for name in theirs.have if name in protocol.STREAMS}
         self._acked = dict(self._sent)

@@ -8,12 +8,13 @@ import fcntl
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from vl_agent import paths
 from vl_agent.protocol import AgentConfig, ProtocolError, decode
-from vl_agent.store import leave
+from vl_agent.store import StoreError, leave
 
 FINISHED, FAILED, MISTAKE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -89,7 +90,7 @@ def supervise(run: str, launch: int) -> int:
         print(f"vl-agent: {folder.path}: {error.strerror}: free some room or set VL_HOME.", file=sys.stderr)
         return FAILED
     if not _locked(lock) or folder.ended.exists():
-        print(json.dumps({"ready": True, "pid": _pid(lock), "already": True}))
+        print(json.dumps({"ready": True, "pid": _living(lock), "already": True}))
         return FINISHED
 
     from vl_agent.detach import detached
@@ -109,7 +110,10 @@ def _child(config: AgentConfig, folder: paths.LaunchFolder, lock: int) -> Callab
 
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
-        asyncio.run(supervisor.main(config, folder, lambda: say(str(os.getpid()))))
+        try:
+            asyncio.run(supervisor.main(config, folder, lambda: say(str(os.getpid()))))
+        except StoreError as error:
+            print(error, file=sys.stderr)
 
     return child
 
@@ -122,9 +126,14 @@ def _locked(lock: int) -> bool:
     return True
 
 
-def _pid(lock: int) -> int:
-    words = os.pread(lock, 20, 0)
-    return int(words) if words.isdigit() else 0
+def _living(lock: int) -> int:
+    """The pid of who holds the lock; one that has just begun is given a moment to write it."""
+    for _ in range(40):
+        words = os.pread(lock, 20, 0)
+        if words.isdigit():
+            return int(words)
+        time.sleep(0.05)
+    return 0
 
 
 def script() -> NoReturn:

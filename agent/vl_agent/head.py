@@ -93,10 +93,10 @@ async def start(store: Store, run: str, *, launch: int, generation: int, expect_
     return await _change(store, run, to_starting)
 
 
-async def claim(store: Store, run: str, *, epoch: int, token: str) -> Head:
+async def claim(store: Store, run: str, *, epoch: int, token: str, nonce: str = "") -> Head:
     """The agent's first act: from its token to token and own nonce. Of two boxes with one token one wins; the
-    other gets ``Fenced``."""
-    mine = f"{token}/{_nonce()}"
+    other gets ``Fenced``. Who asks again after a ``StoreError`` gives the same ``nonce`` again: it may have won."""
+    mine = f"{token}/{nonce or _nonce()}"
 
     def to_running(head: Head) -> Head:
         if head.holder == mine:  # our unanswered swap did happen, and somebody has pinned a checkpoint since

@@ -15,7 +15,7 @@ from vl_agent.protocol import check_name
 def home() -> Path:
     """The agent's root on this box: ``VL_HOME`` or ``~/.vl``."""
     named = os.environ.get("VL_HOME")
-    return Path(named) if named else Path.home() / ".vl"
+    return Path(named).absolute() if named else Path.home() / ".vl"
 
 
 def site_folder() -> Path:
@@ -62,11 +62,6 @@ class LaunchFolder:
     @property
     def beat(self) -> Path:
         return self.path / "beat.json"
-
-    @property
-    def claim(self) -> Path:
-        """The last claim that was about to be made here (``vl_agent.claim``)."""
-        return self.path / "claim.json"
 
     @property
     def training(self) -> Path:

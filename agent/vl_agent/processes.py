@@ -66,17 +66,29 @@ def all_processes() -> Iterator[Process]:
 
 
 def members(family: Family) -> list[int]:
-    """Pids of the family's living processes."""
+    """Pids of the family's living processes: its session, whoever carries its marker, and all their descendants (a
+    program that sets its own title may overwrite its environment)."""
     if family.boot != boot_id():
         return []
     leader = look_up(family.leader) if family.leader else None
     session = family.leader if leader is not None and leader.start == family.leader_start else -1
     mark = f"{MARKER}={family.marker}".encode()
-    return [
-        process.pid
-        for process in all_processes()
-        if not process.zombie and (process.session == session or _has_mark(process.pid, mark))
-    ]
+    living = [process for process in all_processes() if not process.zombie]
+    found = {p.pid for p in living if p.session == session or _has_mark(p.pid, mark) or _is_adopted(p, family)}
+    children: dict[int, list[int]] = {}
+    for process in living:
+        children.setdefault(process.parent, []).append(process.pid)
+    todo = list(found)
+    while todo:
+        new = [pid for pid in children.get(todo.pop(), ()) if pid not in found]
+        found.update(new)
+        todo += new
+    return sorted(found)
+
+
+def _is_adopted(process: Process, family: Family) -> bool:
+    """A child of ours that began after the training: we start nothing else then, so its parents were the training's."""
+    return _adopts and process.parent == os.getpid() and 0 < family.leader_start <= process.start
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:
@@ -117,11 +129,15 @@ def _signal_all(pids: Collection[int], number: signal.Signals) -> None:
             continue
 
 
-def adopt_orphans() -> bool:
-    """Become the parent of descendants whose parents end (in a container pid 1 may be a script that never reaps).
-    False where the kernel refuses."""
+_adopts = False
+
+
+def adopt_orphans() -> None:
+    """Become, where the kernel lets us, the parent of descendants whose parents end: they are then known as ours, and
+    reaped (in a container pid 1 may be a script that never does)."""
+    global _adopts
     libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    _adopts = bool(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def reap(own: Collection[int]) -> None:

@@ -11,16 +11,18 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import shlex
 import signal
 import sys
 import time
 import traceback
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from vl_agent import head as heads
-from vl_agent import paths, processes, training
-from vl_agent.attempt import Attempt
+from vl_agent import hide, paths, processes, training
+from vl_agent.attempt import UNKNOWN_WINDOW_S, Attempt
 from vl_agent.checkpoints.restore import prefetch
 from vl_agent.head import Fenced
 from vl_agent.journal import Journal
@@ -30,6 +32,8 @@ from vl_agent.protocol import AgentConfig, Head, ProtocolError, RunSpec, beat_ke
 from vl_agent.status import Status
 from vl_agent.store import Store, StoreError, open_store
 from vl_agent.workdir import SetupFailed, set_up, unpack
+
+T = TypeVar("T")
 
 TICK_S = 1.0
 """Between beats into the file that ``attach`` relays."""
@@ -78,25 +82,45 @@ class Supervisor:
 
     async def _life(self) -> None:
         processes.adopt_orphans()
-        if await training.end_former(self.folder.training):
-            await self._bring_what_was_left()
+        await training.end_former(self.folder.training)
+        await self._bring_what_was_left()
         try:
-            spec = await self._prepare()
+            given = await self._unless_given_up(self._until_given())
+            if given is None:
+                self._finish("was not needed")
+                return
+            spec, epoch, token = given
+            head = await self._claim(epoch, token)
         except SetupFailed as why:
-            self._say_ended(str(why))
+            self._finish(hide.without(str(why), self.config.secrets.values()))
             return
-        self.status.phase, self.status.detail = "prepared", "waits for its epoch"
-        self._write_beat()
-        given = await self._wait_for_epoch()
-        if given is None:
-            self._say_ended("was not needed")
-            return
-        try:
-            head = await self._claim(*given)
         except Fenced as fenced:
-            self._say_ended(f"fenced: {fenced}")
+            self._finish(f"fenced: {fenced}")
             return
         await self._try(spec, head)
+
+    async def _until_given(self) -> tuple[RunSpec, int, str] | None:
+        """Prepare the box, then wait for its epoch. None: nobody came."""
+        spec = await self._prepare()
+        self.status.phase, self.status.detail = "prepared", "waits for its epoch"
+        self._write_beat()
+        try:
+            epoch, token = await asyncio.wait_for(asyncio.shield(self._token), UNUSED_S)
+        except asyncio.TimeoutError:
+            return None
+        return spec, epoch, token
+
+    async def _unless_given_up(self, act: Coroutine[Any, Any, T]) -> T | None:
+        """What ``act`` returns, or None when it is given up before."""
+        task, given_up = asyncio.create_task(act), asyncio.create_task(self._given_up.wait())
+        first: set[asyncio.Future[Any]] = {task, given_up}
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            return await task if task.done() else None
+        finally:
+            for one in (task, given_up):
+                one.cancel()
+            await asyncio.gather(task, given_up, return_exceptions=True)
 
     async def _try(self, spec: RunSpec, head: Head) -> None:
         """Run the attempt."""
@@ -113,7 +137,7 @@ class Supervisor:
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
-        paths.replace_file(self.folder.ended, json.dumps({"epoch": head.epoch, "cause": ended.cause}).encode())
+        self._never_again(ended.cause)
 
     # ------------------------------------------------------------------------------------------- before the attempt
 
@@ -121,6 +145,9 @@ class Supervisor:
         """Workdir, setup, and the newest checkpoint ahead of time. The store is asked until it answers."""
         self.status.detail = "fetches the working folder"
         spec: RunSpec = await self._asked(self._spec)
+        work = self.folder.work.resolve()
+        if spec.name != self.config.run or work not in (work / spec.checkpoints.path).resolve().parents:
+            raise ProtocolError(f"the store's spec of {self.config.run} is not one: submit the run again")
         if not self.folder.prepared.exists():
             await self._asked(lambda: unpack(self.store, spec, self.folder.work))
             if spec.setup:
@@ -169,17 +196,13 @@ class Supervisor:
             self.status.store_error = ""
             return answer
 
-    async def _wait_for_epoch(self) -> tuple[int, str] | None:
-        """The epoch and its token, or None: given up, or nobody came."""
-        waits: set[asyncio.Future[Any]] = {self._token, asyncio.ensure_future(self._given_up.wait())}
-        done, _ = await asyncio.wait(waits, timeout=UNUSED_S, return_when=asyncio.FIRST_COMPLETED)
-        return self._token.result() if self._token in done else None
-
     async def _claim(self, epoch: int, token: str) -> Head:
         """The first act: only one box with this token wins. Raises ``Fenced``."""
 
+        nonce = secrets.token_hex(8)  # one for all tries: an unanswered one may have been heard
+
         async def claim() -> Head:
-            return await heads.claim(self.store, self.config.run, epoch=epoch, token=token)
+            return await heads.claim(self.store, self.config.run, epoch=epoch, token=token, nonce=nonce)
 
         head: Head = await self._asked(claim)
         return head
@@ -220,7 +243,16 @@ class Supervisor:
         if self._attempt is not None:
             self._attempt.notice(notice)
         elif self.status.notice_deadline is None:
-            self.status.notice_deadline = notice.deadline or time.time() + 120.0
+            self.status.notice_deadline = notice.deadline or time.time() + UNKNOWN_WINDOW_S
+
+    def _finish(self, detail: str) -> None:
+        """The last word of a launch that got no attempt."""
+        self._never_again(detail)
+        self._say_ended(detail)
+
+    def _never_again(self, why: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk: who starts it again is told the same again
+            paths.replace_file(self.folder.ended, json.dumps({"epoch": self.status.epoch, "why": why}).encode())
 
     def _say_ended(self, detail: str) -> None:
         self.status.phase, self.status.detail = "ended", detail
@@ -245,8 +277,10 @@ class Supervisor:
         if name == "start":
             return self._start(body.get("epoch"), body.get("token"))
         if name == "end":
+            if self._token.done():
+                return False, "was given an epoch: use stop"
             self._given_up.set()
-            return True, "ends itself" if self.status.epoch == 0 else "holds an epoch: use stop"
+            return True, "ends itself"
         if body.get("epoch") != self.status.epoch:
             return False, f"that is epoch {body.get('epoch')}, this box is at {self.status.epoch}"
         if self._attempt is None:
@@ -290,8 +324,9 @@ async def serve(supervisor: Supervisor, reader: asyncio.StreamReader, writer: as
         writer.close()
 
 
-async def main(config: AgentConfig, folder: paths.LaunchFolder, ready: Any) -> None:
-    """Run a supervisor in this process; ``ready()`` is called once its socket listens."""
+async def main(config: AgentConfig, folder: paths.LaunchFolder, ready: Callable[[], None]) -> None:
+    """Run a supervisor in this process; ``ready()`` is called once its socket listens. Raises ``StoreError`` before
+    that when the store's URL is none."""
     os.chdir(folder.path)  # a socket's path may have 108 bytes: it is bound by its bare name
     folder.socket.unlink(missing_ok=True)
     supervisor = Supervisor(config, folder)

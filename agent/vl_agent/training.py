@@ -7,21 +7,28 @@ before they were started, and ends them before it begins anything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-import secrets
+import secrets as randomness
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vl_agent import processes
+from vl_agent import hide, processes
 from vl_agent.control import STOPPED_EXIT
 from vl_agent.paths import replace_file
 from vl_agent.processes import Family
 from vl_agent.protocol import Cause
 
+LEFT_GRACE_S = 2.0
+"""What a command that has ended left running gets so long after SIGTERM."""
 _TAIL = 64 * 1024
+_BY_SIGNAL = {128 + number for number in (1, 2, 3, 4, 6, 7, 8, 9, 11, 15)}
+"""Exit statuses by which a shell says that its command died of a signal."""
+_OUT_OF_MEMORY = ("CUDA out of memory", "OutOfMemoryError")
+_DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,13 @@ class Ended:
 class Training:
     """One running command. ``log`` gets its stdout and stderr, appended."""
 
-    def __init__(self, record: Path, log: Path) -> None:
-        self._record, self._log = record, log
+    def __init__(self, record: Path, log: Path, secrets: Collection[str] = ()) -> None:
+        """``secrets``: values that are hidden in how it ended."""
+        self._record, self._log, self._secrets = record, log, secrets
         self._process: asyncio.subprocess.Process | None = None
         self._family: Family | None = None
         self._asked = ""
+        self._ending = asyncio.Lock()
 
     @property
     def pid(self) -> int:
@@ -49,7 +58,7 @@ class Training:
 
     async def start(self, command: str, folder: Path, env: Mapping[str, str]) -> None:
         """Run ``command`` by ``/bin/sh -c`` in ``folder``. Raises ``OSError``."""
-        marker = secrets.token_hex(8)
+        marker = randomness.token_hex(8)
         self._remember(Family(processes.boot_id(), 0, 0, marker))
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -61,20 +70,24 @@ class Training:
             os.close(log)
         found = processes.look_up(self._process.pid)
         start = found.start if found else 0
-        self._remember(Family(processes.boot_id(), self._process.pid, start, marker))
+        with contextlib.suppress(OSError):  # the disk is full by now: the marker finds it as well
+            self._remember(Family(processes.boot_id(), self._process.pid, start, marker))
 
     async def wait(self) -> Ended:
         """Until the command's shell has ended; what it left running is ended too."""
         assert self._process is not None
         assert self._family is not None
         status = await self._process.wait()
-        await processes.end_family(self._family, grace_s=2.0)
-        return classify(status, self._asked, tail(self._log))
+        async with self._ending:  # who was asked to end keeps its grace, also when its shell is gone already
+            await processes.end_family(self._family, grace_s=LEFT_GRACE_S)
+        return classify(status, self._asked, hide.without(tail(self._log), self._secrets))
 
     async def end(self, why: str, grace_s: float) -> None:
         """Ask every process of it to end, and kill what is left after ``grace_s``. ``wait`` then returns."""
         self._asked = self._asked or why
-        if self._family is not None:
+        if self._family is None:
+            return
+        async with self._ending:
             await processes.end_family(self._family, grace_s=grace_s)
 
     def _remember(self, family: Family) -> None:
@@ -95,22 +108,30 @@ async def end_former(record: Path) -> bool:
 
 
 def classify(status: int, asked: str, log_tail: str) -> Ended:
-    """``status`` as asyncio gives it: negative for a signal. ``asked``: why the supervisor ended it, or empty."""
-    if status < 0 or status in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
-        number = -status if status < 0 else status - 128
-        name = signal.Signals(number).name if number in list(signal.Signals) else str(number)
-        if asked:
-            return Ended(None, number, "stopped" if asked != "fenced" else "fenced", f"ended by {name}: {asked}")
-        if number == signal.SIGKILL:
-            return Ended(None, number, "killed", "killed by SIGKILL: the machine's memory may have run out")
-        return Ended(None, number, "killed", f"killed by {name}")
-    if status == 0:
-        return Ended(0, None, "finished", "exit status 0")
-    if status == STOPPED_EXIT:
-        return Ended(status, None, "notice", "saved and stopped as told")
-    if "CUDA out of memory" in log_tail or "OutOfMemoryError" in log_tail:
-        return Ended(status, None, "out_of_memory", f"exit status {status}: {last_line(log_tail)}")
-    return Ended(status, None, "user_error", f"exit status {status}: {last_line(log_tail)}")
+    """``status`` as asyncio gives it: negative for a signal. ``asked``: why the supervisor ended it, or empty. Of a
+    command that was told to end no exit status says anything: 0 and 1 are what scripts make of SIGTERM."""
+    code, number = (None, -status) if status < 0 else (status, None)
+    if status in _BY_SIGNAL:
+        code, number = None, status - 128
+    how = f"exit status {code}" if number is None else _signal_name(number)
+    if asked:
+        cause: Cause = "fenced" if asked == "fenced" else "notice" if asked == "notice" else "stopped"
+        return Ended(code, number, cause, f"{how if number is None else f'ended by {how}'}: {asked}")
+    if number is not None:
+        why = ": the machine's memory may have run out" if number == signal.SIGKILL else ""
+        return Ended(None, number, "killed", f"killed by {how}{why}")
+    if code == 0:
+        return Ended(0, None, "finished", how)
+    if code == STOPPED_EXIT:
+        return Ended(code, None, "notice", "saved and stopped as told")
+    cause = "out_of_memory" if any(mark in log_tail for mark in _OUT_OF_MEMORY) else "user_error"
+    if any(mark in log_tail for mark in _DISK_FULL):
+        cause = "host_fault"
+    return Ended(code, None, cause, f"{how}: {last_line(log_tail)}")
+
+
+def _signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
 
 
 def tail(log: Path) -> str:

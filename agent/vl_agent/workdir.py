@@ -6,8 +6,10 @@ The tar comes from the store and is not trusted: nothing of it may land outside 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -45,10 +47,10 @@ async def unpack(store: Store, spec: RunSpec, folder: Path) -> None:
 
 def _extract(packed: Path, folder: Path) -> None:
     try:
-        with tarfile.open(packed) as tar:
+        with tarfile.open(packed, "r:") as tar:
             for member in tar:
                 _member(tar, member, folder)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, ValueError) as error:
         raise SetupFailed(f"the working folder can't be unpacked: {error}") from None
 
 
@@ -75,6 +77,8 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None
         with source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
         target.chmod(member.mode & 0o755 | 0o600)
+    else:
+        raise SetupFailed(f"the working folder's tar holds {member.name!r}, which is no file, folder or link to one")
 
 
 async def set_up(command: str, folder: Path, log: Path, env: Mapping[str, str]) -> None:
@@ -87,7 +91,10 @@ async def set_up(command: str, folder: Path, log: Path, env: Mapping[str, str]) 
         try:
             status = await asyncio.wait_for(process.wait(), SETUP_S)
         except asyncio.TimeoutError:
-            process.kill()
             raise SetupFailed(f"setup did not end within {SETUP_S / 60:.0f} minutes") from None
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     if status != 0:
         raise SetupFailed(f"setup failed with exit status {status}: {last_line(tail(log))}")
