@@ -175,7 +175,9 @@ class Attempt:
     async def _all(self) -> Ended:
         self._phase("restoring", "fetches its checkpoint")
         restored = await self._asked(
-            lambda: restoring.restore(self.store, self.head, self._checkpoints, self._cache, self.journal.tell)
+            lambda: restoring.restore(
+                self.store, self.spec.name, self.head, self._checkpoints, self._cache, self.journal.tell
+            )
         )
         if self._stop_as is not None:
             return await self._conclude(Ended(None, None, self._cause_of_stop, f"{self._why} before it began"))

@@ -180,7 +180,7 @@ class Supervisor:
 
     async def _prefetch(self) -> None:
         head, _ = await heads.read(self.store, self.config.run)
-        await prefetch(self.store, head, self.folder.path / "fetched")
+        await prefetch(self.store, self.config.run, head, self.folder.path / "fetched")
 
     async def _asked(self, act: Any) -> Any:
         """Ask the store until it answers; the beat says why it waits."""

@@ -19,8 +19,12 @@ from blake3 import blake3
 _UNFINISHED = (".tmp", ".part", ".partial", ".incomplete", ".lock")
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 """What tells a checkpoint whose name holds no number from any other file."""
+_OTHERS = (".log", ".txt", ".csv", ".jsonl", ".yaml", ".yml", ".md", ".png", ".svg", ".html", ".py")
 _STEP = re.compile(r"\d+")
+_AFTER_STEP = re.compile(r"(?:step|iter|iteration)s?[-_=]?(\d+)", re.IGNORECASE)
+_FRACTION = re.compile(r"\d+\.\d+")
 _CHUNK = 4 << 20
+_ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -48,21 +52,32 @@ def hidden_folder(folder: Path) -> Path:
 
 
 def is_candidate(name: str) -> bool:
-    """Whether a file of this name may be a checkpoint: temporary and hidden ones are saves under way."""
-    return not name.startswith(".") and not name.endswith(_UNFINISHED)
+    """Whether a file of this name may be a checkpoint: temporary and hidden ones are saves under way, and some are
+    written beside checkpoints by everybody, with numbers in their names."""
+    return not name.startswith((".", "events.out.")) and not name.endswith((*_UNFINISHED, *_OTHERS))
 
 
 def step_of(name: str) -> int | None:
-    """The last number in a name: ``step-000000040.pt``, ``model_000040.pt``, ``checkpoint-40``."""
-    numbers = _STEP.findall(Path(name).stem)
-    return int(numbers[-1][-15:]) if numbers else None
+    """The number after ``step`` or ``iter`` in a name, else the last whole one: ``step-000000040.pt``,
+    ``model_000040.pt``, ``checkpoint-40``, ``epoch=1-step=40-loss=0.25.ckpt``."""
+    if name.endswith(SUFFIXES):
+        name = name.rpartition(".")[0]
+    found = _AFTER_STEP.findall(name) or _STEP.findall(_FRACTION.sub("", name))
+    return int(found[-1][-12:]) if found else None
+
+
+def has_checksums(path: Path) -> bool:
+    """Whether the file is of a kind (zip, as torch.save writes) whose checksums and directory, which is written last,
+    prove it whole while somebody may still write it."""
+    with path.open("rb") as file:
+        return file.read(4) == _ZIP
 
 
 def whole(path: Path) -> bool | None:
     """True: proven by the file's own checksums or lengths. False: torn. None: it has none, nobody can tell."""
     with path.open("rb") as file:
         start = file.read(8)
-        if start[:4] == b"PK\x03\x04":
+        if start[:4] == _ZIP:
             return _zip_whole(path)
         if path.suffix == ".safetensors":
             return _safetensors_whole(path, start)

@@ -10,8 +10,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from vl_agent import head as heads
 from vl_agent.checkpoints import files
@@ -32,6 +31,16 @@ class Changed(Exception):
     """The file was written or deleted while it was read: this save is passed over."""
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A save whose blob is in the store: what is left of its way may be asked again, byte for byte the same."""
+
+    saved: Saved
+    key: str
+    manifest: Manifest
+    bytes: int
+
+
 class Pipeline:
     """The checkpoint path of one attempt. ``saved_step`` and ``durable_step`` are for the beat."""
 
@@ -49,10 +58,11 @@ class Pipeline:
         self._waiting: Saved | None = None
         self._arrived = asyncio.Event()
         self._closing = False
-        self._newest: tuple[str, Stamp] | None = None
+        self._taken: dict[str, Stamp] = {}
         self._held = 0
         self._known: dict[tuple[str, int], BlobRef] | None = None
         self._counter = 0
+        self._sent: _Sent | None = None
         self._busy: Saved | None = None
         self.saved_step: int | None = None
         self.durable_step = head.checkpoint.step if head.checkpoint else None
@@ -101,9 +111,9 @@ class Pipeline:
 
     def _take(self, found: Saved) -> None:
         """A save seen by the watch or told by the helper; the same one may come by both ways."""
-        if self._newest == (found.name, found.stamp):
+        if self._taken.get(found.name) == found.stamp:
             return
-        self._newest = (found.name, found.stamp)
+        self._taken[found.name] = found.stamp
         step = found.step if found.step is not None else max(self.saved_step or 0, self.durable_step or 0) + 1
         self._tell("saved", step=step, name=found.name, bytes=found.stamp.size, took_s=found.took_s)
         self.saved_step = step
@@ -154,12 +164,11 @@ class Pipeline:
 
     async def _commit(self, saved: Saved, step: int) -> None:
         began = time.monotonic()
-        ref, sent = await self._blob(saved)
-        self._counter += 1
-        key = manifest_key(self._run, step, self._epoch, self._counter)
-        manifest = Manifest(self._run, self._epoch, step, "file", saved.name, (ref,), self._wall())
-        await _create(self._store, key, encode(manifest))
-        kept = Kept(step, self._epoch, key)
+        sent = self._sent
+        if sent is None or sent.saved is not saved:
+            sent = self._sent = await self._send(saved, step)
+        await _create(self._store, sent.key, encode(sent.manifest))
+        kept = Kept(step, self._epoch, sent.key)
         try:
             self._head, dropped = await heads.commit(
                 self._store, self._run, epoch=self._epoch, holder=self._holder, kept=kept, keep=self._keep
@@ -167,11 +176,19 @@ class Pipeline:
         except heads.Refused as why:
             raise Changed(str(why)) from None
         self.durable_step = step
+        (ref,) = sent.manifest.files
         if self._known is not None:
             self._known[ref.hash, ref.size] = ref
         took = round(time.monotonic() - began, 3)
-        self._tell("durable", step=step, manifest=key, bytes=ref.size, sent=sent, took_s=took)
+        self._tell("durable", step=step, manifest=sent.key, bytes=ref.size, sent=sent.bytes, took_s=took)
         await self._delete(dropped)
+
+    async def _send(self, saved: Saved, step: int) -> _Sent:
+        """The save's blob in the store, and the manifest that names it."""
+        ref, sent = await self._blob(saved)
+        self._counter += 1
+        key = manifest_key(self._run, step, self._epoch, self._counter)
+        return _Sent(saved, key, Manifest(self._run, self._epoch, step, "file", saved.name, (ref,), self._wall()), sent)
 
     async def _blob(self, saved: Saved) -> tuple[BlobRef, int]:
         """The file as a blob of the store; an unchanged one that a kept checkpoint names is not sent again."""
@@ -230,12 +247,3 @@ async def _create(store: Store, key: str, body: bytes) -> None:
     except (Exists, Unanswered):
         if (await store.get(key)).data != body:
             raise Exists(f"{store.url}: {key} is there already with another content.") from None
-
-
-def kept_before(head: Head) -> list[Kept]:
-    """The head's checkpoint, then the kept ones before it, newest first: in this order they are tried on restore."""
-    if head.checkpoint is None:
-        return []
-    newest = head.checkpoint
-    older: list[Any] = [e for e in head.kept if e.manifest != newest.manifest and e.step <= newest.step]
-    return [newest, *sorted(older, key=lambda entry: (entry.step, entry.epoch), reverse=True)]

@@ -9,20 +9,35 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vl_agent import head as heads
 from vl_agent.checkpoints import files
-from vl_agent.checkpoints.pipeline import kept_before
 from vl_agent.paths import sync_folder
-from vl_agent.protocol import BlobRef, Head, Kept, Manifest, ProtocolError
-from vl_agent.store import NotFound, Store, StoreError
+from vl_agent.protocol import (
+    BlobRef,
+    Head,
+    Kept,
+    Manifest,
+    ProtocolError,
+    blobs_prefix,
+    checkpoints_prefix,
+    decode,
+)  # fmt: skip
+from vl_agent.store import NotFound, Store
 
 Tell = Callable[..., None]
+
+MOST_MANIFEST = 32 << 20
+MOST_FILES = 100_000
+_MOST_NAME = 240
+_BLOB = re.compile(r"[0-9a-zA-Z-]{1,200}")
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class Bad(Exception):
@@ -40,13 +55,14 @@ class Restored:
     """Manifests that were found missing or corrupt on the way."""
 
 
-async def prefetch(store: Store, head: Head, cache: Path) -> int:
+async def prefetch(store: Store, run: str, head: Head, cache: Path) -> int:
     """Fetch the head's checkpoint into ``cache`` ahead of the start. Returns its bytes. A bad one is left for
-    ``restore`` to judge. Raises ``StoreError`` when the store can't be reached."""
+    ``restore`` to judge. Raises ``StoreError`` when the store can't be reached, ``OSError`` when the disk is full."""
     if head.checkpoint is None:
         return 0
     try:
-        manifest = await _manifest(store, head.checkpoint)
+        manifest = await _manifest(store, run, head.checkpoint)
+        await _check_blobs(store, run, manifest.files, cache)
         for ref in manifest.files:
             await _fetch(store, ref, cache)
     except Bad:
@@ -54,7 +70,7 @@ async def prefetch(store: Store, head: Head, cache: Path) -> int:
     return sum(ref.size for ref in manifest.files)
 
 
-async def restore(store: Store, head: Head, folder: Path, cache: Path, tell: Tell) -> Restored:
+async def restore(store: Store, run: str, head: Head, folder: Path, cache: Path, tell: Tell) -> Restored:
     """Put the newest usable checkpoint of ``head`` into ``folder``. Raises ``StoreError`` when the store can't be
     reached, ``OSError`` when the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,10 +78,10 @@ async def restore(store: Store, head: Head, folder: Path, cache: Path, tell: Tel
     for entry in kept_before(head):
         began = time.monotonic()
         try:
-            manifest = await _manifest(store, entry)
+            manifest = await _manifest(store, run, entry)
             total = sum(ref.size for ref in manifest.files)
             tell("restoring", step=entry.step, bytes=total)
-            source = await _put(store, manifest, folder, cache, head.epoch)
+            source = await _put(store, run, manifest, folder, cache, head.epoch)
         except Bad as why:
             tell("bad_checkpoint", step=entry.step, manifest=entry.manifest, why=str(why))
             bad.append(entry.manifest)
@@ -85,30 +101,78 @@ async def restore(store: Store, head: Head, folder: Path, cache: Path, tell: Tel
     return Restored(None, 0, "", tuple(bad))
 
 
-async def _manifest(store: Store, entry: Kept) -> Manifest:
+def kept_before(head: Head) -> list[Kept]:
+    """The head's checkpoint, then the kept ones before it, newest first: in this order they are tried on restore."""
+    if head.checkpoint is None:
+        return []
+    newest = head.checkpoint
+    older = [e for e in head.kept if e.manifest != newest.manifest and e.step <= newest.step]
+    return [newest, *sorted(older, key=lambda entry: (entry.step, entry.epoch), reverse=True)]
+
+
+async def _manifest(store: Store, run: str, entry: Kept) -> Manifest:
+    """The manifest, checked: nothing that it says may lead out of the folder or to another run."""
+    if not entry.manifest.startswith(checkpoints_prefix(run)):
+        raise Bad("its manifest is not this run's")
     try:
-        manifest = await heads.manifest(store, entry.manifest)
+        body = await store.get_range(entry.manifest, 0, MOST_MANIFEST + 1)
+        if len(body) > MOST_MANIFEST:
+            raise Bad(f"its manifest has more than {MOST_MANIFEST >> 20} MiB")
+        manifest = decode(Manifest, body)
     except NotFound:
         raise Bad("its manifest is missing") from None
     except ProtocolError as error:
         raise Bad(f"its manifest can't be read: {error}") from None
+    if (manifest.run, manifest.step) != (run, entry.step):
+        raise Bad("its manifest is another checkpoint's")
+    if not manifest.files or len(manifest.files) > MOST_FILES:
+        raise Bad(f"its manifest names {len(manifest.files)} files")
     for ref in manifest.files:
-        parts = PurePosixPath(ref.path).parts
-        if not parts or ref.path.startswith("/") or ".." in parts or "\0" in ref.path or parts[0].startswith("."):
-            raise Bad(f"its manifest names {ref.path!r}, which would not stay inside the folder")
+        if not _BLOB.fullmatch(ref.key.removeprefix(blobs_prefix(run))) or not _HASH.fullmatch(ref.hash):
+            raise Bad(f"its manifest names {ref.key[:200]!r}, which is no blob of this run")
+    _check_paths([ref.path for ref in manifest.files])
     return manifest
 
 
-async def _put(store: Store, manifest: Manifest, folder: Path, cache: Path, epoch: int) -> str:
+def _check_paths(paths: list[str]) -> None:
+    seen: set[tuple[str, ...]] = set()
+    for path in paths:
+        parts = PurePosixPath(path).parts
+        inside = parts and not path.startswith("/") and ".." not in parts and not parts[0].startswith(".")
+        if not inside or not path.isprintable() or any(len(part.encode()) > _MOST_NAME for part in parts):
+            raise Bad(f"its manifest names {path[:200]!r}, which would not stay inside the folder")
+        if parts in seen:
+            raise Bad(f"its manifest names {path!r} twice")
+        seen.add(parts)
+    for parts in seen:
+        if any(parts[:end] in seen for end in range(1, len(parts))):
+            raise Bad(f"its manifest names {'/'.join(parts)!r} below another file")
+
+
+async def _check_blobs(store: Store, run: str, refs: Sequence[BlobRef], cache: Path) -> None:
+    """That the blobs are there, of the sizes that the manifest says, and that they fit on this disk. Raises ``Bad``,
+    ``OSError``."""
+    present = {entry.key: entry.size for entry in await store.list(blobs_prefix(run))}
+    for ref in refs:
+        if ref.key not in present:
+            raise Bad(f"the blob of {ref.path} is missing")
+        if present[ref.key] != ref.size:
+            raise Bad(f"the blob of {ref.path} has {present[ref.key]} bytes, its manifest says {ref.size}")
+    cache.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(cache).free < sum({ref.hash: ref.size for ref in refs}.values()):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(cache))
+
+
+async def _put(store: Store, run: str, manifest: Manifest, folder: Path, cache: Path, epoch: int) -> str:
     """All files of the manifest into ``folder``; those that are there with the right content stay."""
     source = "local"
+    wanted = [ref for ref in manifest.files if not await asyncio.to_thread(_is(ref), folder / ref.path)]
+    missing = [ref for ref in wanted if not await asyncio.to_thread(_is(ref), cache / ref.hash)]
+    await _check_blobs(store, run, missing, cache)
     ready: list[tuple[Path, Path, int]] = []
-    for ref in manifest.files:
-        target = folder / ref.path
-        if await asyncio.to_thread(_is(ref), target):
-            continue
+    for ref in wanted:
         found, source = await _fetch(store, ref, cache)
-        ready.append((found, target, ref.mode))
+        ready.append((found, folder / ref.path, ref.mode))
     await asyncio.to_thread(_place, ready, folder, epoch)
     await asyncio.to_thread(shutil.rmtree, cache, ignore_errors=True)
     return source
@@ -126,8 +190,7 @@ def _is(ref: BlobRef) -> Callable[[Path], bool]:
 
 async def _fetch(store: Store, ref: BlobRef, cache: Path) -> tuple[Path, str]:
     """The blob's content as a file in ``cache``, checked. Raises ``Bad``."""
-    cache.mkdir(parents=True, exist_ok=True)
-    path = cache / ref.hash[:64].replace("/", "_")
+    path = cache / ref.hash
     if await asyncio.to_thread(_is(ref), path):
         return path, "prefetched"
     part = path.with_name(f".{path.name}.part")
@@ -135,12 +198,6 @@ async def _fetch(store: Store, ref: BlobRef, cache: Path) -> tuple[Path, str]:
         await store.get_file(ref.key, part, ref.size)
     except NotFound:
         raise Bad(f"the blob of {ref.path} is missing") from None
-    except StoreError:
-        size = next((entry.size for entry in await store.list(ref.key) if entry.key == ref.key), None)
-        if size == ref.size:
-            raise  # the store's trouble, not the blob's
-        part.unlink(missing_ok=True)
-        raise Bad(f"the blob of {ref.path} has {size} bytes, its manifest says {ref.size}") from None
     if await asyncio.to_thread(files.digest, part) != ref.hash:
         part.unlink()
         raise Bad(f"the blob of {ref.path} is not what was saved: its hash differs")
@@ -150,18 +207,26 @@ async def _fetch(store: Store, ref: BlobRef, cache: Path) -> tuple[Path, str]:
 
 def _place(ready: list[tuple[Path, Path, int]], folder: Path, epoch: int) -> None:
     """Bring each file to a temporary name on the folder's own file system, fsynced, then rename."""
+    uses = Counter(found for found, _, _ in ready)
     for found, target, mode in ready:
-        if target.is_dir() and not target.is_symlink():
-            _aside(target, folder, epoch)
+        for there in (target, *target.parents):
+            if there == folder:
+                break
+            if there.is_symlink() or (there == target and there.is_dir()) or (there != target and there.is_file()):
+                _aside(there, folder, epoch)
         target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.with_name(f".{target.name}.vl-new")
+        new = target.with_name(f".{target.name[:200]}.vl-new")
+        uses[found] -= 1
         try:
-            os.replace(found, new)  # its bytes were synced when they were fetched
+            if uses[found]:  # two files of the same content
+                _copy(found, new)
+            else:
+                os.replace(found, new)  # its bytes were synced when they were fetched
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             _copy(found, new)
-        new.chmod(mode & 0o777)
+        new.chmod(mode & 0o777 | 0o600)
         os.replace(new, target)
         sync_folder(target.parent)
     sync_folder(folder)

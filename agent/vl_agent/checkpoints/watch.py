@@ -1,8 +1,9 @@
 """Sees saves in the checkpoint folder as they become whole.
 
 By looking, not by inotify: events of other hosts' writes on shared file systems never come, and a look at one folder
-three times a second costs nothing. A file counts when it has not changed between two looks and its own marks prove it
-whole; one without marks counts after it was quiet for a while.
+three times a second costs nothing. A file whose own checksums prove it whole counts at once: a script that saves often
+may delete it soon. One that has only lengths to go by counts when it has not changed between two looks, one that has
+nothing after it was quiet for a while.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Watch:
         self._seen: dict[str, tuple[Stamp, float]] = {}
         self._told: dict[str, Stamp] = {}
         self._torn: dict[str, Stamp] = {}
+        self._usual = False
 
     def ignore_present(self) -> None:
         """What is there now is no news: it was restored."""
@@ -58,7 +60,7 @@ class Watch:
                 before, since = self._seen.get(path.name, (None, now))
                 if before != stamp:
                     self._seen[path.name] = (stamp, now)
-                    if patient:
+                    if patient and not files.has_checksums(path):
                         continue
                 if self._torn.get(path.name) == stamp:  # read once, found torn, not written since
                     continue
@@ -73,13 +75,16 @@ class Watch:
         return sorted(found, key=lambda saved: (saved.step or 0, saved.stamp.mtime_ns))
 
     def told(self, name: str, step: int, took_s: float | None) -> Saved | None:
-        """The helper says that it saved: no need to look twice. None: it is gone or was seen already."""
+        """The helper says that it saved: no need to look twice. None: it is gone, was seen already, or is no file of
+        this folder."""
         path = self.folder / name
         try:
+            if path.parent != self.folder or path.is_symlink() or not path.is_file():
+                return None
             stamp = Stamp.of(path)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL in the name
             return None
-        if "/" in name or self._told.get(name) == stamp:
+        if self._told.get(name) == stamp:
             return None
         return Saved(step, name, path, self._take(path, stamp, took_s).stamp, took_s)
 
@@ -88,12 +93,14 @@ class Watch:
         return Saved(files.step_of(path.name), path.name, path, stamp, took_s)
 
     def _candidates(self) -> list[Path]:
-        """Plain files that may be checkpoints. One without a number in its name (``last.pt``) counts only where none
-        has one: beside numbered ones it is a copy or something else."""
+        """Plain files that may be checkpoints: those with a checkpoint's suffix and a number where there are any, else
+        any with a number, else those with the suffix alone (``last.pt``: beside numbered ones it is a copy)."""
         try:
             names = [path for path in self.folder.iterdir() if files.is_candidate(path.name)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         plain = [path for path in names if path.is_file() and not path.is_symlink()]
-        numbered = [path for path in plain if files.step_of(path.name) is not None]
-        return numbered or [path for path in plain if path.suffix in files.SUFFIXES]
+        usual = [path for path in plain if path.suffix in files.SUFFIXES]
+        self._usual = self._usual or bool(usual)
+        numbered = [path for path in (usual if self._usual else plain) if files.step_of(path.name) is not None]
+        return numbered or usual
