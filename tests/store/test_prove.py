@@ -50,7 +50,7 @@ async def test_a_store_that_ignores_conditions_is_refused(memory: Memory) -> Non
 @pytest.mark.parametrize("op", ["create", "swap"])
 async def test_a_store_that_loses_races_is_refused(op: str) -> None:
     store = LosesRaces(op)
-    with pytest.raises(Unsafe, match="at once 8 were told they won"):
+    with pytest.raises(Unsafe, match="at once 4 were told they won"):
         await prove(store)
     assert store.memory.objects == {}
 
