@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import locale
 import os
 import sys
@@ -10,7 +11,12 @@ from vl_tui.config import ConfigError, FleetConfig
 
 
 def main(fleet: FleetConfig, *, theme: str = "vl-dark") -> int:
-    """Run the app in this terminal. Raises ``ConfigError`` where it can't be drawn."""
+    """Run the app in this terminal until it is left. Raises ``ConfigError`` where it can't be drawn."""
+    return asyncio.run(show(fleet, theme=theme))
+
+
+async def show(fleet: FleetConfig, *, theme: str = "vl-dark") -> int:
+    """``main`` for one who has a loop already."""
     term = os.environ.get("TERM", "")
     if not sys.stdout.isatty() or not sys.stdin.isatty():
         raise ConfigError("the app needs a terminal: `vl-tui ls` and `vl-tui logs RUN` print without one.")
@@ -26,4 +32,4 @@ def main(fleet: FleetConfig, *, theme: str = "vl-dark") -> int:
     from vl_tui.app import theme as themes
 
     look = themes.plain() if sixteen or os.environ.get("NO_COLOR") else themes.load(theme)
-    return app.run(fleet, look, ascii_only=ascii_only)
+    return await app.show(fleet, look, ascii_only=ascii_only)

@@ -153,10 +153,10 @@ class VlApp(App[None]):
         self._reader.act(intent)
 
 
-def run(fleet: FleetConfig, look: Look, *, ascii_only: bool) -> int:
+async def show(fleet: FleetConfig, look: Look, *, ascii_only: bool) -> int:
     """Show the app until it is left."""
     app = VlApp(fleet, look, ascii_only=ascii_only)
-    app.run(mouse=False)
+    await app.run_async(mouse=False)
     if app.facts.runs and any(one.live for one in app.facts.runs):
         print("vl-tui: left; runs and controller go on.", file=sys.stderr)
     return app.return_code or 0

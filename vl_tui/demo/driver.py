@@ -20,6 +20,8 @@ from pathlib import Path
 from vl_agent.protocol import ProtocolError
 from vl_agent.store import StoreError
 
+from vl_tui import app
+from vl_tui.app import events
 from vl_tui.config import ConfigError
 from vl_tui.controller.process import ControllerFailed
 from vl_tui.demo import report
@@ -27,10 +29,12 @@ from vl_tui.demo.faults import make_faults
 from vl_tui.demo.plan import plan
 from vl_tui.demo.report import FaultMade
 from vl_tui.demo.world import World
+from vl_tui.domain.safe import clean
 from vl_tui.failure import FINISHED, INTERRUPTED, RUN_FAILED, Refused
 from vl_tui.providers.base import ProviderError
 
 STEPS = 450
+_TOLD = ("launched", "attempt", "restored", "notice", "verdict", "commit_refused", "controller", "verified")
 LIMIT_S = 280.0
 """The default run's own limit: what has not ended by then is reported as it is."""
 OWN_LIMIT_S = 24 * 3600.0
@@ -75,9 +79,12 @@ def main(args: argparse.Namespace) -> int:
         progress = _fresh_or_former(folder, progress_of, resume=args.resume_state)
         try:
             headless = args.headless or args.json
-            return asyncio.run(_demo(folder.resolve(), progress, headless=headless, as_json=args.json))
-        except KeyboardInterrupt:
-            return INTERRUPTED
+            status = asyncio.run(_demo(folder.resolve(), progress, headless=headless, as_json=args.json))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            status = INTERRUPTED
+    if status == INTERRUPTED:
+        print(_left(folder, progress), file=sys.stderr)
+    return status
 
 
 def _progress(args: argparse.Namespace) -> Progress:
@@ -123,7 +130,9 @@ async def _demo(folder: Path, progress: Progress, *, headless: bool, as_json: bo
             if headless:
                 await _headless(world, faults, say, OWN_LIMIT_S if progress.own else LIMIT_S)
             else:
-                return await _with_app(world)
+                await app.show(world.config)
+                if not (await world.look()).ended:
+                    return INTERRUPTED
             weights = await reference
             found = await _report(world, progress, weights)
         finally:
@@ -132,6 +141,15 @@ async def _demo(folder: Path, progress: Progress, *, headless: bool, as_json: bo
             await asyncio.gather(reference, faults, return_exceptions=True)
     _tell(found, as_json=as_json)
     return FINISHED if found["finished"] else RUN_FAILED
+
+
+def _left(folder: Path, progress: Progress) -> str:
+    words = "vl-tui demo: left before its run had ended; its boxes, its store and its controller end with it."
+    if not folder.exists():
+        return words
+    own = f" --checkpoints {shlex.quote(progress.checkpoints)} -- {progress.command}" if progress.own else ""
+    again = f"vl-tui demo --state {shlex.quote(str(folder))} --seed {progress.seed} --resume-state{own}"
+    return f"{words} To go on: {again}"
 
 
 def _workdir(folder: Path, progress: Progress) -> Path:
@@ -193,31 +211,15 @@ async def _keep_controller(world: World) -> None:
 
 
 async def _keep_telling(world: World, say: _Talk) -> None:
+    """What happens to the run, each event once, in the order in which the store shows them."""
     told = 0
-    shown = ("launched", "attempt", "restored", "notice", "verdict", "commit_refused", "controller", "verified")
     while True:
-        events = (await world.look()).events
-        fresh = sorted(events, key=lambda event: event.t)[told:]
-        told += len(fresh)
-        for event in fresh:
-            if event.kind in shown:
-                plain = {k: v for k, v in event.fields.items() if isinstance(v, (str, int, float)) and v != ""}
-                words = " ".join(f"{name}={value}" for name, value in plain.items())
-                say(f"attempt {event.epoch} {event.kind} {words}"[:160])
+        await world.look()
+        fresh, told = world.arrived[told:], len(world.arrived)
+        for event in sorted(fresh, key=lambda event: event.t):
+            if event.kind in _TOLD:
+                say(clean(" ".join(events.told(event)[2].split())))
         await asyncio.sleep(1.0)
-
-
-async def _with_app(world: World) -> int:
-    """The app in this terminal; the demo ends when it is left."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "vl_tui.cli", "--fleet", str(world.config.path), "--leash-fd", "0"
-    )
-    try:
-        return await process.wait()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
 
 
 async def _reference(world: World, progress: Progress) -> str | None:

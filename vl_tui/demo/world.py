@@ -48,6 +48,7 @@ class World:
         self._leash = -1
         self._held = -1
         self._seen: list[journals.Line] = []
+        self._looking = asyncio.Lock()
 
     async def __aenter__(self) -> World:
         try:
@@ -111,8 +112,9 @@ class World:
         """The run as the store has it now. A store that does not answer is asked again."""
         while True:
             try:
-                head = await runs.head(self.store, RUN)
-                self._seen += await self._journal.more()
+                async with self._looking:
+                    head = await runs.head(self.store, RUN)
+                    self._seen += await self._journal.more()
                 return Seen(head, self.events)
             except StoreError:
                 await asyncio.sleep(0.5)
@@ -121,6 +123,11 @@ class World:
     def events(self) -> list[Event]:
         """Everything seen of the journals, by epoch, writer and place."""
         return [line.event for line in sorted(self._seen, key=lambda line: line.order)]
+
+    @property
+    def arrived(self) -> list[Event]:
+        """The same in the order in which they were seen: it only grows at its end."""
+        return [line.event for line in self._seen]
 
     async def box_name(self, launch: int) -> str:
         return protocol.box_name(self.fleet_id, RUN, launch)
