@@ -12,6 +12,7 @@ from typing import Any
 
 from textual.app import App
 from textual.binding import Binding
+from textual.message import Message
 from vl_agent.protocol import ENDED_STATES, Intent, IntentAction
 
 from vl_tui.app.dialogs import candidate_rows
@@ -27,6 +28,10 @@ from vl_tui.config import FleetConfig
 STATUS_S = 8.0
 TICK_S = 1.0
 """Ages grow also when nothing happens."""
+
+
+class Heard(Message):
+    """The reader has put new facts together."""
 
 
 class VlApp(App[None]):
@@ -84,13 +89,16 @@ class VlApp(App[None]):
 
     def _heard(self) -> None:
         """Called in the reader's thread: at most one call is on its way."""
-        loop = self._loop
-        if loop is not None and not self._armed:
-            self._armed = True
-            try:
-                loop.call_soon_threadsafe(self._tick)
-            except RuntimeError:  # the loop has been closed: the app is leaving
-                return
+        if self._armed:
+            return
+        self._armed = True
+        try:
+            self.post_message(Heard())  # not a call: timers set in a call from another thread never fire
+        except RuntimeError:  # the loop has been closed: the app is leaving
+            return
+
+    def on_heard(self) -> None:
+        self._tick()
 
     def _tick(self) -> None:
         self._armed = False
