@@ -174,13 +174,12 @@ def _workdir(folder: Path, progress: Progress) -> Path:
 
 
 async def _faults(world: World, progress: Progress, say: _Talk) -> None:
-    def record(made: FaultMade) -> None:
-        progress.made.append(made)
+    def keep() -> None:
         progress.keep(world.folder / "demo.json")
 
     steps = None if progress.own else STEPS
     try:
-        await make_faults(world, plan(progress.seed, steps), progress.made, record, say)
+        await make_faults(world, plan(progress.seed, steps), progress.made, keep, say)
     except (ProviderError, StoreError, ProtocolError, OSError) as error:
         say(f"a fault could not be made: {error}")
 

@@ -78,9 +78,10 @@ Say = Callable[[str], None]
 
 
 async def make_faults(
-    world: World, plan: Sequence[Fault], made: list[FaultMade], record: Callable[[FaultMade], None], say: Say
+    world: World, plan: Sequence[Fault], made: list[FaultMade], keep: Callable[[], None], say: Say
 ) -> None:
-    """Make each fault of ``plan`` that is not in ``made`` yet; ``record`` keeps each one as soon as it is made."""
+    """Make each fault of ``plan`` that is not in ``made`` yet. ``keep`` keeps that list, called when a fault is over:
+    a demo that is killed while one lasts makes it again, and so has its figures."""
     done = {fault.kind for fault in made}
     for fault in plan:
         if fault.kind in done:
@@ -89,11 +90,12 @@ async def make_faults(
         if seen is None:
             say(f"{fault.kind}: the run ended before this fault's turn")
             return
-        fault_made = await _make(world, fault, seen, record, say)
+        fault_made = await _make(world, fault, seen, made, say)
         if not await _until(world, partial(_is_over, fault_made), RECOVER_S):
             say(f"{fault.kind}: the run has not come back within {RECOVER_S:.0f} s")
         elif fault.kind == "partition":
             await _heal(world, fault_made, say)
+        keep()
 
 
 async def _moment(world: World, fault: Fault) -> Seen | None:
@@ -113,13 +115,13 @@ async def _moment(world: World, fault: Fault) -> Seen | None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _make(world: World, fault: Fault, seen: Seen, record: Callable[[FaultMade], None], say: Say) -> FaultMade:
+async def _make(world: World, fault: Fault, seen: Seen, made: list[FaultMade], say: Say) -> FaultMade:
     head = seen.head
     box = "" if fault.kind == "controller" else await world.box_name(head.launch)
     step = max(seen.steps(head.epoch), default=None)
     pid = await world.controller_pid() if fault.kind == "controller" else None
-    made = FaultMade(fault.kind, time.time(), head.epoch, step, box)
-    record(made)
+    fault_made = FaultMade(fault.kind, time.time(), head.epoch, step, box)
+    made.append(fault_made)
     say(f"{fault.kind} at step {step} of attempt {head.epoch}{f' on {box}' if box else ''}")
     if fault.kind == "notice":
         await world.lab.reclaim(box, NOTICE_S)
@@ -131,7 +133,7 @@ async def _make(world: World, fault: Fault, seen: Seen, record: Callable[[FaultM
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         await world.ensure_controller()
-    return made
+    return fault_made
 
 
 def _is_over(fault: FaultMade, now: Seen) -> bool:
