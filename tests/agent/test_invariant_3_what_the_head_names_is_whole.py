@@ -1,0 +1,160 @@
+"""Invariant 3: a manifest named by the head has all its blobs in the store, whole and hash-checked, before the swap
+that names it. A killed upload at any byte leaves the head at the previous one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vl_agent.protocol import Kept
+from vl_agent.store import StoreError, open_store
+
+from tests.agent.held import RUN, Held, torch_like
+from tests.agent.protected import until
+from tests.store.memory import Ask, Crash, Fate, Memory, MemoryStore
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vl_agent.checkpoints.pipeline._MOST_PAUSE_S", 0.1)
+
+
+class Watched(Memory):
+    """Looks at the invariant after every single request."""
+
+    look: Callable[[], None] | None = None
+
+    def perform(self, ask: Ask) -> Any:
+        try:
+            return super().perform(ask)
+        finally:
+            if self.look is not None:
+                self.look()
+
+
+async def held_and_watched(folder: Path) -> Held:
+    memory = Watched()
+    held = Held(folder, MemoryStore(memory))
+    await held.begin()
+    memory.look = held.checked
+    return held
+
+
+async def test_after_every_single_request_all_that_the_head_names_is_whole(tmp_path: Path) -> None:
+    held = await held_and_watched(tmp_path)
+    pipeline = held.pipeline(keep=2)
+    for step in range(1, 7):
+        held.save(step, "the same" if step % 2 == 0 else "")
+        await pipeline.look()
+        async with held.running(pipeline):
+            await until(lambda step=step: pipeline.durable_step == step)
+    head = held.head_in_store()
+    assert [entry.step for entry in head.kept] == [5, 6]
+
+
+FATES: tuple[Fate, ...] = ("crash before", "crash after", "crash, late", "lost", "lost reply", "late", "twice")
+
+
+@pytest.mark.parametrize("fate", FATES)
+async def test_whatever_becomes_of_any_one_request_the_head_names_only_what_is_whole(
+    tmp_path: Path, fate: Fate
+) -> None:
+    for number in range(40):
+        folder = tmp_path / str(number)
+        held = await held_and_watched(folder)
+        await held.brought(saved(held, 1))
+        asked, hit = 0, False
+
+        def fault(ask: Ask, number: int = number) -> Fate:
+            nonlocal asked, hit
+            asked += 1
+            hit = hit or asked == number + 1
+            return fate if asked == number + 1 else "ok"
+
+        held.store.fault = fault
+        try:
+            await held.brought(saved(held, 2, keep=1))
+        except Crash:
+            assert fate.startswith("crash")
+        held.store.arrive()
+        held.checked()
+        head = held.head_in_store()
+        assert head.checkpoint is not None
+        assert head.checkpoint.step in ((1, 2) if fate.startswith("crash") else (2,))
+        if not hit:
+            assert number > 4, "a commit takes more requests than that"
+            return
+    raise AssertionError("a commit of one file asks more than 40 requests")
+
+
+def saved(held: Held, step: int, keep: int = 3) -> Any:
+    pipeline = held.pipeline(keep=keep)
+    held.save(step)
+    return pipeline
+
+
+async def test_a_file_that_is_written_while_it_is_uploaded_is_not_committed(tmp_path: Path) -> None:
+    class Overwrites(MemoryStore):
+        async def put_file(self, key: str, path: Path, **_: Any) -> None:
+            with path.open("r+b") as file:  # in place: the held link shows it as well
+                file.write(b"X" * 40)
+            await super().put_file(key, path)
+
+    held = Held(tmp_path, Overwrites())
+    await held.begin()
+    await held.brought(saved(held, 5))
+    held.checked()
+    assert (await held.now()).checkpoint is None
+    assert "written while it was uploaded" in held.told.of("save_skipped")[0]["why"]
+
+
+async def test_a_refused_upload_is_never_named(tmp_path: Path) -> None:
+    class Refuses(MemoryStore):
+        times = 2
+
+        async def put_file(self, key: str, path: Path, **_: Any) -> None:
+            if self.times:
+                self.times -= 1
+                raise StoreError("memory: no room.")
+            await super().put_file(key, path)
+
+    held = Held(tmp_path, Refuses(Watched()))
+    await held.begin()
+    held.memory.look = held.checked  # type: ignore[attr-defined]
+    await held.brought(saved(held, 5))
+    head = await held.now()
+    assert head.checkpoint == Kept(5, 1, head.kept[0].manifest)
+    assert held.told.kinds("at_risk", "not_at_risk", "durable") == ["at_risk", "durable", "not_at_risk"]
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from vl_agent.store import open_store
+
+def sent(n, so_far=[0]):
+    so_far[0] += n
+    if so_far[0] > int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(open_store(sys.argv[1]).put_file("runs/char/blobs/x", Path(sys.argv[2]), sent=sent))
+"""
+
+
+@pytest.mark.parametrize("after", [0, 9 << 20])
+async def test_an_upload_killed_at_any_byte_leaves_no_blob(tmp_path: Path, after: int) -> None:
+    path, url = tmp_path / "save", f"file://{tmp_path}/store"
+    path.write_bytes(os.urandom(1 << 20) * 20)
+    done = subprocess.run([sys.executable, "-c", KILLED, url, str(path), str(after)])
+    assert done.returncode == -signal.SIGKILL
+    assert await open_store(url).list(f"runs/{RUN}/") == []
+
+
+def test_a_save_is_what_torch_makes() -> None:
+    assert torch_like("x").startswith(b"PK")
