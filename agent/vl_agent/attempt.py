@@ -300,6 +300,8 @@ class Attempt:
             try:
                 answer = await self._unless_fenced(act())
             except (StoreError, ProtocolError) as error:
+                if self._fenced.done():
+                    raise Fenced(self._fenced.result()) from None
                 self.reach.failed("attempt", str(error))
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(10.0, pause * 2)
