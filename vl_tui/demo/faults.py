@@ -70,6 +70,7 @@ class World(Protocol):
     def lab(self) -> Lab: ...
     async def look(self) -> Seen: ...
     async def box_name(self, launch: int) -> str: ...
+    async def lives(self, box: str) -> bool: ...
     async def controller_pid(self) -> int | None: ...
     def ensure_controller(self) -> Awaitable[None]: ...
 
@@ -99,13 +100,15 @@ async def make_faults(
 
 
 async def _moment(world: World, fault: Fault) -> Seen | None:
-    """Wait for the fault's place; None when the run ended first."""
+    """Wait for the fault's place; None when the run ended first. The box must be one that lives: where the demo was
+    killed, the head still shows an attempt whose box ended with it."""
     while True:
         seen = await world.look()
         if seen.ended:
             return None
         epoch = seen.head.epoch
-        if seen.head.state == "running" and seen.head.checkpoint is not None and seen.trains(epoch):
+        trains = seen.head.state == "running" and seen.head.checkpoint is not None and seen.trains(epoch)
+        if trains and await world.lives(await world.box_name(seen.head.launch)):
             if fault.at_step is not None:
                 if max(seen.steps(epoch), default=0) >= fault.at_step:
                     return seen

@@ -132,6 +132,10 @@ class World:
     async def box_name(self, launch: int) -> str:
         return protocol.box_name(self.fleet_id, RUN, launch)
 
+    async def lives(self, box: str) -> bool:
+        """Whether the fleet runs a box of that name now."""
+        return any(b["name"] == box and not b.get("ended") for b in await self.lab.boxes())
+
     async def ended(self) -> Seen:
         """Wait until the run has ended; a controller that died meanwhile without our doing is started again."""
         while True:
