@@ -29,6 +29,10 @@ class Gone(Exception):
     """The other end is gone."""
 
 
+class NobodyThere(Exception):
+    """No supervisor lives here: a command was certainly not carried out."""
+
+
 class Attach:
     """One connection. Order of what is sent: answers, beat, journal, log."""
 
@@ -171,11 +175,16 @@ class Attach:
             return b""
 
     async def _command(self, frame: Frame) -> None:
+        """A supervisor that was told and did not answer may still do it: then nothing is said, and the operator's own
+        limit makes it "unknown". Only what certainly did not reach it is a no."""
         try:
             answer = await asyncio.wait_for(_ask(frame.payload), COMMAND_S)
-        except (OSError, asyncio.TimeoutError):
+        except NobodyThere:
             answer = json.dumps({"ok": False, "detail": "no supervisor answers on this box"}).encode()
-        self._send(Frame(protocol.FRAME_REPLY, offset=frame.offset, payload=answer[: protocol.MAX_PAYLOAD]))
+        except (OSError, ValueError, asyncio.TimeoutError):
+            return
+        if answer:
+            self._send(Frame(protocol.FRAME_REPLY, offset=frame.offset, payload=answer[: protocol.MAX_PAYLOAD]))
 
     def _send(self, frame: Frame) -> None:
         if self._writer.is_closing():
@@ -184,8 +193,12 @@ class Attach:
 
 
 async def _ask(command: bytes) -> bytes:
-    """One command to the supervisor's socket. Raises ``OSError`` when none listens."""
-    reader, writer = await asyncio.open_unix_connection("socket")
+    """One command to the supervisor's socket; empty: it was told, and ended without an answer. Raises
+    ``NobodyThere`` when none listens, ``OSError`` when the answer was lost."""
+    try:
+        reader, writer = await asyncio.open_unix_connection("socket")
+    except OSError as error:
+        raise NobodyThere from error
     try:
         writer.write(command.replace(b"\n", b" ") + b"\n")
         await writer.drain()

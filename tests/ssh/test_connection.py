@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.sshd import Relay, Sshd
+from vl_tui.ssh import connection
 from vl_tui.ssh.connection import Connection, HostKeyChanged, LinkLost, LoginRefused, Unreachable, connect
 from vl_tui.ssh.hostkeys import Pins
 
@@ -49,7 +50,12 @@ async def test_a_command_in_a_partition_ends_within_its_limit(sshd: Sshd, pins: 
     conn.abort()
 
 
-async def test_a_silent_partition_closes_the_connection(sshd: Sshd, pins: Pins, relay: Relay) -> None:
+async def test_a_silent_partition_closes_the_connection(
+    sshd: Sshd, pins: Pins, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert connection.KEEPALIVE_S * (connection.KEEPALIVE_COUNT + 1) <= 15
+    monkeypatch.setattr(connection, "KEEPALIVE_S", 1)
+    monkeypatch.setattr(connection, "KEEPALIVE_COUNT", 1)
     conn = await dial(sshd, pins, relay.port)
     relay.cut()
     await asyncio.wait_for(asyncio.shield(conn.closed), 25)

@@ -237,7 +237,10 @@ class BoxLink:
                 body = json.loads(frame.payload)
             except ValueError:
                 body = None
-            answer.set_result(body if isinstance(body, dict) else {"ok": False, "detail": "its answer can't be read"})
+            if isinstance(body, dict):
+                answer.set_result(body)
+            else:
+                answer.set_exception(LinkLost(f"{self._run}: the answer of box {self._box_id} can't be read"))
 
     def _tell(self, name: LinkName, words: str) -> None:
         if name != self._name or words:
