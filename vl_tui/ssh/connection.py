@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal as signals
 import socket
 import weakref
@@ -25,6 +26,7 @@ from vl_tui.ssh.hostkeys import Pins, algorithms, parse_keys
 
 KEEPALIVE_S, KEEPALIVE_COUNT = 2, 5
 """A silent partition closes the connection after about interval x (count + 1) = 12 s."""
+HOP_S = 20.0
 HANDSHAKES_AT_ONCE = 16
 """More at once stop the event loop for longer than they save."""
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
@@ -124,6 +126,7 @@ class Connection:
     def __init__(self, conn: asyncssh.SSHClientConnection, name: str, under: Sequence[Callable[[], None]]) -> None:
         self._conn, self.name, self._under = conn, name, tuple(under)
         self.closed: asyncio.Task[None] = asyncio.create_task(conn.wait_closed())
+        self.closed.add_done_callback(lambda _: _let_go(self._under))
 
     async def run(self, command: str, *, stdin: bytes = b"", timeout: float) -> Completed:
         """Run to the end. ``timeout`` in seconds covers everything. Raises ``LinkLost`` when the end was not seen."""
@@ -156,8 +159,7 @@ class Connection:
     def abort(self) -> None:
         """Drop the connection now; nothing to wait for."""
         self._conn.abort()
-        for let_go in self._under:
-            let_go()
+        _let_go(self._under)
 
 
 class _Client(asyncssh.SSHClient):
@@ -203,8 +205,7 @@ async def _jumps(way: sshconfig.Way, under: list[Callable[[], None]]) -> asyncss
     """Dial each ProxyJump hop ourselves, through the one before."""
     tunnel: asyncssh.SSHClientConnection | None = None
     for hop in way.jumps:
-        extra = {"tunnel": tunnel} if tunnel else await _sock(hop, under)
-        tunnel = await _login(hop, [], lambda key: False, 20.0, extra)
+        tunnel = await _login(hop, hop.known, "", lambda key: False, HOP_S, tunnel, under)
         under.append(tunnel.abort)
     return tunnel
 
@@ -219,39 +220,44 @@ async def _dial(
     under: list[Callable[[], None]],
 ) -> Connection:
     known = parse_keys(host_keys) or (way.known if way.own else pins.get(box_id))
-    seen: list[asyncssh.SSHKey] = []
 
-    def decide(key: asyncssh.SSHKey) -> bool:
-        seen.append(key)
+    def accept(key: asyncssh.SSHKey) -> bool:
         return not known and not way.own and pins.pin(box_id, key)
 
-    extra = {"tunnel": tunnel} if tunnel else await _sock(way, under)
-    try:
-        conn = await _login(way, known, decide, timeout, extra)
-    except asyncssh.HostKeyNotVerifiable:
-        raise _bad_key(way, pins.path(box_id), known, seen) from None
+    conn = await _login(way, known, str(pins.path(box_id)), accept, timeout, tunnel, under)
     return Connection(conn, way.name, under)
 
 
 async def _login(
     way: sshconfig.Way,
     known: Sequence[asyncssh.SSHKey],
-    decide: Callable[[asyncssh.SSHKey], bool],
+    pin: str,
+    accept: Callable[[asyncssh.SSHKey], bool],
     timeout: float,
-    extra: dict[str, Any],
+    tunnel: asyncssh.SSHClientConnection | None,
+    under: list[Callable[[], None]],
 ) -> asyncssh.SSHClientConnection:
+    """One host, over ``tunnel`` or its ProxyCommand or directly. ``accept`` decides on a key that is not ``known``."""
+    seen: list[asyncssh.SSHKey] = []
+
+    def decide(key: asyncssh.SSHKey) -> bool:
+        seen.append(key)
+        return accept(key)
+
+    proxy = await _Proxy.start(way.proxy_command, under) if way.proxy_command and tunnel is None else None
+    extra: dict[str, Any] = {"sock": proxy.sock} if proxy else {"tunnel": tunnel} if tunnel else {}
     try:
         return await asyncssh.connect(
             way.host,
             port=way.port,
             username=way.user,
             config=None,
-            known_hosts=(list(known or way.known), [], []),
+            known_hosts=(list(known), [], []),
             client_factory=lambda: _Client(decide),
             client_keys=[str(path) for path in way.keys] or None,
             agent_path=way.agent,
             agent_forwarding=False,
-            server_host_key_algs=algorithms(known or way.known),
+            server_host_key_algs=algorithms(known),
             encryption_algs=list(CIPHERS),
             compression_algs=["none"],
             keepalive_interval=KEEPALIVE_S,
@@ -266,29 +272,75 @@ async def _login(
             " in its authorized_keys."
         ) from None
     except asyncssh.HostKeyNotVerifiable:
-        raise
+        raise _bad_key(way, pin, known, seen) from None
     except (asyncssh.Error, OSError, ValueError) as error:
+        if proxy is not None:
+            said = await proxy.last_words()
+            raise Unreachable(f"{way.name}: its ProxyCommand gave no connection: {said or _words(error)}") from None
         raise Unreachable(f"{way.name}: {way.host}:{way.port}: {_words(error)}") from None
 
 
-async def _sock(way: sshconfig.Way, under: list[Callable[[], None]]) -> dict[str, Any]:
-    """A ProxyCommand as a socket of ours: asyncssh's own way feeds the command's stderr into the SSH stream."""
-    if not way.proxy_command:
-        return {}
-    mine, theirs = socket.socketpair()
-    with theirs:
-        process = await asyncio.create_subprocess_exec(
-            "/bin/sh", "-c", way.proxy_command, stdin=theirs.fileno(), stdout=theirs.fileno(),
-            stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+class _Proxy:
+    """A ProxyCommand as a socket of ours: asyncssh's own way feeds the command's stderr into the SSH stream. What it
+    says on stderr is kept for the error, should there be one."""
 
-    def end() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+    def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket, stderr: int) -> None:
+        self.sock, self._process, self._stderr = sock, process, stderr
+        self._said = b""
+        self._quiet = asyncio.Event()
+        os.set_blocking(stderr, False)
+        asyncio.get_running_loop().add_reader(stderr, self._hear)
 
-    under.append(end)
-    mine.setblocking(False)
-    return {"sock": mine}
+    @classmethod
+    async def start(cls, command: str, under: list[Callable[[], None]]) -> _Proxy:
+        """Run ``command``; how to end it is added to ``under``."""
+        mine, theirs = socket.socketpair()
+        read, write = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh", "-c", command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=write,
+                start_new_session=True,
+            )  # fmt: skip
+        except BaseException:
+            mine.close()
+            os.close(read)
+            raise
+        finally:
+            theirs.close()
+            os.close(write)
+        mine.setblocking(False)
+        proxy = cls(process, mine, read)
+        under.append(proxy.end)
+        return proxy
+
+    def _hear(self) -> None:
+        try:
+            chunk = os.read(self._stderr, 4096)
+        except BlockingIOError:
+            return
+        self._said = (self._said + chunk)[-2048:]
+        if not chunk:
+            self._deaf()
+
+    def _deaf(self) -> None:
+        if not self._quiet.is_set():
+            self._quiet.set()
+            asyncio.get_running_loop().remove_reader(self._stderr)
+            os.close(self._stderr)
+
+    async def last_words(self) -> str:
+        """The end of what it said, once it has ended or a moment has passed."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._quiet.wait(), 1.0)
+        text = " ".join(self._said.decode(errors="replace").split())
+        return "".join(char for char in text if char.isprintable())[-300:]
+
+    def end(self) -> None:
+        """All of it: a shell's pipeline is more than the shell."""
+        self._deaf()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signals.SIGKILL)
 
 
 def _let_go(under: Sequence[Callable[[], None]]) -> None:
@@ -297,7 +349,7 @@ def _let_go(under: Sequence[Callable[[], None]]) -> None:
 
 
 def _bad_key(
-    way: sshconfig.Way, pin: Any, known: Sequence[asyncssh.SSHKey], seen: Sequence[asyncssh.SSHKey]
+    way: sshconfig.Way, pin: str, known: Sequence[asyncssh.SSHKey], seen: Sequence[asyncssh.SSHKey]
 ) -> SshError:
     shown = seen[-1].get_fingerprint() if seen else "none"
     if not known:
@@ -305,7 +357,7 @@ def _bad_key(
             f"{way.name}: its host key ({shown}) is not in your known_hosts: connect once with `ssh {way.name}`,"
             " compare the fingerprint and accept it."
         )
-    where = "your known_hosts" if way.own else str(pin)
+    where = "your known_hosts" if way.own else pin
     return HostKeyChanged(
         f"{way.name}: the host key has changed: {known[0].get_fingerprint()} is in {where}, {way.host}:{way.port} shows"
         f" {shown}. Nothing was sent to it. If you know why (the machine was set up anew), remove the old key there."

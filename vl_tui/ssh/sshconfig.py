@@ -1,7 +1,8 @@
 """How to reach a host: what ``ssh`` itself would do, as ``ssh -G`` tells it.
 
 asyncssh's own reader of ``~/.ssh/config`` raises on files that ssh accepts (``Port 22 # note``, ``30s``, a missing
-IdentityFile) and expands tokens differently, so ssh is asked and asyncssh gets explicit values.
+IdentityFile) and expands tokens differently, so ssh is asked and asyncssh gets explicit values. ssh takes the home
+folder from the user database, whatever HOME says; ``VL_SSH_CONFIG`` names another file, as ``ssh -F`` does.
 """
 
 from __future__ import annotations
@@ -96,6 +97,9 @@ def _ask(alias: str) -> dict[str, list[str]]:
         raise ConfigurationError(f"{alias}: there is no `ssh` here to read your configuration: install OpenSSH.")
     target, _, port = alias.rpartition(":")
     words = ["-p", port, "--", target] if target and port.isdigit() and "]" not in port else ["--", alias]
+    file = os.environ.get("VL_SSH_CONFIG")
+    if file:
+        words = ["-F", file, *words]
     try:
         done = subprocess.run(
             ["ssh", "-G", *words], capture_output=True, text=True, timeout=_ASK_S, stdin=subprocess.DEVNULL
@@ -161,17 +165,22 @@ def _agent(answers: Mapping[str, list[str]], tokens: Mapping[str, str]) -> str |
 def _known(
     answers: Mapping[str, list[str]], tokens: Mapping[str, str], host: str, port: int
 ) -> tuple[asyncssh.SSHKey, ...]:
-    """The person's known keys of the host. ``ssh-keygen -F`` understands hashed names; asyncssh gives up on a whole
-    file for one bad line."""
+    """The person's known keys of the host, without those that they revoked. ``ssh-keygen -F`` understands hashed
+    names; asyncssh gives up on a whole file for one bad line."""
     alias = answers.get("hostkeyalias", [""])[0]
     name = alias or (host if port == 22 else f"[{host}]:{port}")
     values = answers.get("userknownhostsfile", []) + answers.get("globalknownhostsfile", [])
     files = [path for path in _paths(" ".join(values).split(), tokens) if path.is_file()]
     lines: list[str] = []
+    revoked: list[str] = []
     for file in files:
         found = subprocess.run(
             ["ssh-keygen", "-F", name, "-f", str(file)], capture_output=True, text=True, timeout=_ASK_S
         )
-        entries = [line for line in found.stdout.splitlines() if line and not line.startswith(("#", "@"))]
-        lines += [entry.partition(" ")[2] for entry in entries]
-    return tuple(parse_keys(lines))
+        for line in found.stdout.splitlines():
+            if line.startswith("@revoked "):
+                revoked.append(line.split(" ", 2)[2])
+            elif line and not line.startswith(("#", "@")):
+                lines.append(line.partition(" ")[2])
+    never = parse_keys(revoked)
+    return tuple(key for key in parse_keys(lines) if key not in never)
