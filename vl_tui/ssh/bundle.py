@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -218,9 +219,17 @@ def _write(path: Path, files: Mapping[str, bytes]) -> None:
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(files[name]), 0o600
             tar.addfile(member, io.BytesIO(files[name]))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(packed.getvalue())
-    os.replace(temporary, path)
+    # several boxes come up at once, each in a thread of its own; a half file here would be sent to every box after
+    number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(packed.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def _number(tag: str) -> tuple[int, int]:

@@ -44,38 +44,50 @@ root = next((r for r in roots if os.path.isabs(r) and usable(r)), "")
 try: boot = open("/proc/sys/kernel/random/boot_id").read().strip()
 except OSError: boot = ""
 have = sorted(name for name in os.listdir(root) if len(name) == 16) if root else []
+print()
 print(json.dumps({"python": sys.executable, "version": list(sys.version_info[:2]), "system": platform.system(),
     "machine": platform.machine(), "libc": list(platform.libc_ver()), "root": root, "boot_id": boot, "have": have}))
 """
 
-# Runs on the box with the bundle on stdin. Arguments: root, version, sha256.
+# Runs on the box with the bundle on stdin. Arguments: root, version, sha256. What a box that lost power left behind is
+# swept after an hour; every file is synced before the rename, or the next loss of power could leave empty ones in use.
 _RECEIVE = """
-import hashlib, os, shutil, sys, tarfile
+import glob, hashlib, os, shutil, sys, tarfile, tempfile, time
 root, version, digest = sys.argv[1:4]
 place = os.path.join(root, version)
-part = os.path.join(root, ".part-%d" % os.getpid())
-new = os.path.join(root, ".new-%d" % os.getpid())
+for old in glob.glob(os.path.join(root, ".part-*")) + glob.glob(os.path.join(root, ".new-*")):
+    try:
+        if os.stat(old).st_mtime > time.time() - 3600: continue
+        if os.path.isdir(old): shutil.rmtree(old, ignore_errors=True)
+        else: os.unlink(old)
+    except OSError: pass
+def copy(source, sink):
+    shutil.copyfileobj(source, sink, 1 << 20)
+    sink.flush()
+    os.fsync(sink.fileno())
+part = new = ""
 total = hashlib.sha256()
 try:
-    with open(part, "wb") as file:
+    number, part = tempfile.mkstemp(prefix=".part-", dir=root)
+    with os.fdopen(number, "wb") as file:
         while True:
             chunk = sys.stdin.buffer.read(1 << 20)
             if not chunk: break
             total.update(chunk); file.write(chunk)
     if total.hexdigest() != digest: sys.exit("the bundle arrived damaged")
-    os.mkdir(new, 0o700)
+    new = tempfile.mkdtemp(prefix=".new-", dir=root)
     with tarfile.open(part) as tar:
         for member in tar:
             if not member.isfile() or member.name[:1] == "/" or ".." in member.name.split("/"): sys.exit("bad name")
             path = os.path.join(new, member.name)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            with tar.extractfile(member) as source, open(path, "wb") as sink: shutil.copyfileobj(source, sink, 1 << 20)
+            with tar.extractfile(member) as source, open(path, "wb") as sink: copy(source, sink)
     try: os.rename(new, place)
     except OSError:
         if not os.path.isdir(place): raise
 finally:
-    if os.path.exists(part): os.unlink(part)
-    shutil.rmtree(new, ignore_errors=True)
+    if part: os.unlink(part)
+    if new: shutil.rmtree(new, ignore_errors=True)
 print("ready")
 """
 
