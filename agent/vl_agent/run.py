@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from vl_agent import head as heads
-from vl_agent import paths, training
+from vl_agent import paths, processes, training
 from vl_agent.attempt import Attempt
 from vl_agent.notices import Notice, aws
 from vl_agent.protocol import (
@@ -93,6 +93,7 @@ async def _protect(spec: RunSpec, url: str, options: dict[str, str]) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Mistake(f"{spec.name} runs on this machine already: `vl-agent status` shows it.") from None
+        processes.adopt_orphans()
         if await training.end_former(folder.training):
             _say("ended what the last start had left running")
         store = open_store(url, options)
@@ -131,6 +132,7 @@ async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head
     loop.add_signal_handler(signal.SIGTERM, lambda: attempt.notice(Notice("signal", None, "SIGTERM")))
     beside = [
         asyncio.create_task(_beat(spec.name, store, folder, status)),
+        asyncio.create_task(_reap(attempt)),
         asyncio.create_task(_watch_head(attempt)),
         asyncio.create_task(_echo(attempt.log)),
     ]
@@ -154,6 +156,14 @@ async def _beat(run: str, store: Store, folder: paths.LaunchFolder, status: Stat
             paths.replace_file(folder.beat, beat)
             await store.put(beat_key(run, status.epoch), beat)
         await asyncio.sleep(BEAT_S)
+
+
+async def _reap(attempt: Attempt) -> None:
+    """Collect what the training's dead parents left to us."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        if attempt.pid:
+            processes.reap((attempt.pid,))
 
 
 async def _watch_head(attempt: Attempt) -> None:

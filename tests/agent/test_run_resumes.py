@@ -86,6 +86,14 @@ async def test_a_training_left_running_by_a_killed_agent_is_ended_before_the_nex
     assert "ended what the last start had left running" in (where / "told").read_text()
 
 
+async def test_what_a_training_leaves_running_is_ended_however_it_hides(protect: Protect, store: Store) -> None:
+    """A session and an environment of its own, its parent gone, deaf to SIGTERM."""
+    desk = protect()
+    where = desk.start(train("--child", "--say", "bare", "--steps", 20, "--pause", 0.05))
+    assert await desk.exit() == 0
+    assert not is_alive(int((where / "child").read_text()))
+
+
 async def test_ctrl_c_saves_releases_and_resumes(protect: Protect, store: Store, tmp_path: Path) -> None:
     desk = protect()
     desk.start(train("--helper", "--wait-at", 7))
