@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal as signals
 import socket
 import weakref
@@ -29,6 +30,7 @@ KEEPALIVE_S, KEEPALIVE_COUNT = 2, 5
 HOP_S = 20.0
 HANDSHAKES_AT_ONCE = 16
 """More at once stop the event loop for longer than they save."""
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
 
 # SshError
@@ -195,7 +197,7 @@ async def connect(
                 return await _dial(way, box_id, pins, host_keys, timeout, tunnel, under)
         except TimeoutError:
             _let_go(under)
-            raise Unreachable(f"{way.name}: no answer from {way.host}:{way.port} within {timeout:.0f} s") from None
+            raise Unreachable(f"{_where(way)}: no answer within {timeout:.0f} s") from None
         except BaseException:
             _let_go(under)
             raise
@@ -273,11 +275,11 @@ async def _login(
         ) from None
     except asyncssh.HostKeyNotVerifiable:
         raise _bad_key(way, pin, known, seen) from None
-    except (asyncssh.Error, OSError, ValueError) as error:
+    except (asyncssh.Error, OSError, ValueError, OverflowError) as error:
         if proxy is not None:
             said = await proxy.last_words()
             raise Unreachable(f"{way.name}: its ProxyCommand gave no connection: {said or _words(error)}") from None
-        raise Unreachable(f"{way.name}: {way.host}:{way.port}: {_words(error)}") from None
+        raise Unreachable(f"{_where(way)}: {_words(error)}") from None
 
 
 class _Proxy:
@@ -364,6 +366,23 @@ def _bad_key(
     )
 
 
+def _where(way: sshconfig.Way) -> str:
+    address = f"{way.host}:{way.port}"
+    return way.name if way.name == address else f"{way.name}: {address}"
+
+
 def _words(error: BaseException) -> str:
-    reason = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
-    return " ".join(str(reason).split())[:200]
+    text = str(getattr(error, "reason", "") or error) or type(error).__name__
+    if isinstance(error, OSError):
+        text = _system_words(error, text)
+    return " ".join(text.split())[:200]
+
+
+def _system_words(error: OSError, text: str) -> str:
+    """The system's own word: asyncio says "Connect call failed" for every cause, and for a name with several addresses
+    all of them in one text."""
+    if isinstance(error, socket.gaierror):
+        return error.strerror or text
+    numbers = [error.errno] if error.errno else [int(number) for number in _ERRNO.findall(text)]
+    told = ", ".join(dict.fromkeys(os.strerror(number) for number in numbers)) or text
+    return f"{error.filename}: {told}" if error.filename else told
