@@ -43,6 +43,7 @@ class Attach:
         self._acked: dict[str, int] = {}
         self._heard = time.monotonic()
         self._commands: set[asyncio.Task[None]] = set()
+        self._over = False
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Until the other end is gone."""
@@ -56,12 +57,13 @@ class Attach:
                 if task.done():
                     task.result()
         finally:
+            self._over = True
             for one in (listening, speaking, *self._commands):
                 one.cancel()
             await asyncio.gather(listening, speaking, *self._commands, return_exceptions=True)
 
     async def _listen(self, reader: asyncio.StreamReader, parser: FrameParser) -> None:
-        while True:
+        while not self._over:  # up to Python 3.11 ``wait_for`` forgets a cancellation that meets its result
             try:
                 chunk = await asyncio.wait_for(reader.read(65536), SILENCE_S)
             except asyncio.TimeoutError:

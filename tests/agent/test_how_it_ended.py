@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,12 +139,15 @@ async def test_a_garbled_record_ends_nobody(tmp_path: Path, record: bytes | None
     assert await trainings.end_former(tmp_path / "training.json") is False
 
 
-async def test_a_record_of_before_the_machine_was_started_names_nobody(tmp_path: Path) -> None:
+async def test_a_record_of_before_the_machine_was_started_names_nobody(training: Training, tmp_path: Path) -> None:
     """Pids begin anew: whoever has them now is another."""
-    me = processes.look_up(os.getpid())
-    assert me is not None
-    assert processes.members(processes.Family("another boot", me.session, me.start, "x")) == []
-    assert processes.members(processes.Family(processes.boot_id(), me.session, me.start + 1, "x")) == []
+    (pid,) = await family_of(training, tmp_path)
+    record = processes.Family(**json.loads((tmp_path / "training.json").read_bytes()))
+    assert pid in processes.members(record)
+    assert processes.members(replace(record, boot="another")) == []
+    assert processes.members(replace(record, leader_start=record.leader_start + 1, marker="another")) == []
+    await training.end("the test is over", grace_s=2)
+    await training.wait()
 
 
 # ------------------------------------------------------------------------ secrets, what is told
