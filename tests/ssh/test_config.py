@@ -207,7 +207,8 @@ def proxies(script: Path) -> list[int]:
 async def test_what_a_proxy_command_says_stays_out_of_the_stream(sshd: Sshd, config: Config, tmp_path: Path) -> None:
     script = tmp_path / "proxy.py"
     script.write_text(PROXY)
-    config.write(host("gpu", sshd, f"ProxyCommand {sys.executable} {script} %p | cat"))
+    beside = f"{sys.executable} -c 'import time; time.sleep(600)' {script} </dev/null >/dev/null &"
+    config.write(host("gpu", sshd, f"ProxyCommand {beside} {sys.executable} {script} %p | cat"))
     config.know(sshd)
     body = bytes(range(256)) * 2000
     async with config.dial("gpu") as conn:

@@ -52,7 +52,7 @@ async def test_log_and_journal_come_whole_over_every_kind_of_drop(box: Box, shor
     for drop in drops:
         times, held = listener.attached(), len(listener.streams[1, "log"])
         drop()
-        await until(lambda: listener.name == "down", "the drop is seen", 15)  # noqa: B023
+        await until(lambda: listener.name == "down", "the drop is seen", 8)  # noqa: B023
         box.relay.heal()
         await until(lambda times=times: listener.attached() > times, "up again", 30)
         await until(lambda held=held: len(listener.streams[1, "log"]) > held, "the log goes on")
@@ -186,7 +186,7 @@ async def test_cancelling_before_it_is_up_leaves_nothing_either(box: Box, after:
         box.relay.cut()
     task = asyncio.create_task(box.link(listener).run())
     if after == "connecting":
-        await asyncio.sleep(0.2)
+        await until(lambda: box.relay.clients, "it dials")
     else:
         await until(lambda: listener.name == after, after)
     task.cancel()
