@@ -191,6 +191,7 @@ class Attempt:
             watch,
             self.reach,
             keep=self.spec.checkpoints.keep,
+            keep_every=self.spec.checkpoints.keep_every,
             tell=self.journal.tell,
             distrusted=restored.bad,
         )

@@ -138,10 +138,11 @@ async def takeover(store: Store, run: str) -> Head:
 
 
 async def commit(
-    store: Store, run: str, *, epoch: int, holder: str, kept: Kept, keep: int
+    store: Store, run: str, *, epoch: int, holder: str, kept: Kept, keep: int, keep_every: int | None = None
 ) -> tuple[Head, tuple[Kept, ...]]:
     """Name a new durable checkpoint: one swap sets checkpoint and kept together. Returns the head and the entries that
-    this swap dropped from the kept ones. Its manifest and every blob must be in the store. Raises ``Fenced``."""
+    this swap dropped from the kept ones (``retained`` says which stay). Its manifest and every blob must be in the
+    store. Raises ``Fenced``."""
     dropped: tuple[Kept, ...] = ()
 
     def to_committed(head: Head) -> Head:
@@ -151,17 +152,21 @@ async def commit(
             return head
         if head.checkpoint is not None and kept.step < head.checkpoint.step:
             raise Refused(f"step {kept.step} is older than the durable step {head.checkpoint.step}")
-        entries = retained((*_not_abandoned(head), kept), keep)
+        entries = retained((*_not_abandoned(head), kept), keep, keep_every)
         dropped = tuple(entry for entry in head.kept if entry not in entries)
         return replace(head, checkpoint=kept, kept=entries)
 
     return await _change(store, run, to_committed), dropped
 
 
-def retained(entries: tuple[Kept, ...], keep: int) -> tuple[Kept, ...]:
-    """The last ``keep`` (at least one) of the unpinned entries, and every pinned one, in order."""
+def retained(entries: tuple[Kept, ...], keep: int, keep_every: int | None = None) -> tuple[Kept, ...]:
+    """The last ``keep`` (at least one) of the unpinned entries, every pinned one, and the first of each
+    ``keep_every`` steps, in order. Which is the first stays the same however many after it are dropped."""
     unpinned = [entry for entry in entries if not entry.pinned]
     chosen = set(unpinned[-max(1, keep) :])
+    if keep_every is not None:
+        chosen |= {entry for entry, before in zip(entries, (None, *entries), strict=False)
+                   if before is None or entry.step // keep_every > before.step // keep_every}  # fmt: skip
     return tuple(entry for entry in entries if entry.pinned or entry in chosen)
 
 

@@ -224,6 +224,9 @@ class CheckpointPolicy:
     every_s: float | None = None
     """The person's cadence in seconds; None: the training command's own, or the helper's default."""
     keep: int = 3
+    """The newest durable ones that are kept; pinned ones stay as well."""
+    keep_every: int | None = None
+    """Also kept: the first durable checkpoint of each so many steps."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,7 @@ class RunSpec:
     format: int = FORMAT
 
 
-LaunchWhy = Literal["submit", "failover", "migrate", "escalate"]
+LaunchWhy = Literal["submit", "failover", "migrate", "escalate", "rollback"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from vl_agent import head as heads
 from vl_agent import paths, processes, training
 from vl_agent.attempt import Attempt
+from vl_agent.failure import FAILED, FINISHED, INTERRUPTED, MISTAKE, Mistake
 from vl_agent.notices import Notice, aws
 from vl_agent.protocol import (
     Beat,
@@ -34,34 +35,19 @@ from vl_agent.protocol import (
     encode,
 )  # fmt: skip
 from vl_agent.status import Status
-from vl_agent.store import Denied, Exists, NoStore, Store, StoreError, Unsafe, open_store, prove
+from vl_agent.store import Exists, Store, StoreError, open_store, prove
 from vl_agent.training import Ended
 
-FINISHED, FAILED, MISTAKE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 BEAT_S = 2.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600}
 
 
-class Mistake(Exception):
-    """The person's; ``str()`` says what and the remedy."""
-
-
 def main(args: argparse.Namespace, command: list[str]) -> int:
-    """Run the command to its end; the exit code says how."""
-    try:
-        spec = _spec(args, command)
-        options = {"endpoint": args.endpoint} if args.endpoint else {}
-        return asyncio.run(_protect(spec, args.store, options))
-    except (Mistake, ProtocolError, heads.Refused, Denied, Exists, NoStore, Unsafe) as error:
-        print(f"vl-agent: {error}", file=sys.stderr)
-        return MISTAKE
-    except StoreError as error:
-        print(f"vl-agent: {error}", file=sys.stderr)
-        return UNREACHABLE
-    except OSError as error:
-        print(f"vl-agent: {error.filename or 'this machine'}: {error.strerror}.", file=sys.stderr)
-        return FAILED
+    """Run the command to its end; the exit code says how. Raises what ``failure.explain`` knows."""
+    spec = _spec(args, command)
+    options = {"endpoint": args.endpoint} if args.endpoint else {}
+    return asyncio.run(_protect(spec, args.store, options))
 
 
 def _spec(args: argparse.Namespace, command: list[str]) -> RunSpec:
@@ -70,9 +56,9 @@ def _spec(args: argparse.Namespace, command: list[str]) -> RunSpec:
     folder = (here / args.checkpoints).resolve()
     if here not in folder.parents:
         raise Mistake(f"--checkpoints {args.checkpoints}: name a folder below {here}, where the command runs.")
-    if args.keep < 1:
-        raise Mistake("--keep: at least 1.")
-    policy = CheckpointPolicy(folder.relative_to(here).as_posix(), _seconds(args.every), args.keep)
+    if args.keep < 1 or (args.keep_every is not None and args.keep_every < 1):
+        raise Mistake("--keep and --keep-every: at least 1.")
+    policy = CheckpointPolicy(folder.relative_to(here).as_posix(), _seconds(args.every), args.keep, args.keep_every)
     return RunSpec(args.name, "solo", shlex.join(command), policy, market="owned", submitted_at=time.time())
 
 

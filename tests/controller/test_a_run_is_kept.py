@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from vl_agent import head as heads
 from vl_agent import protocol
 
-from tests.controller.world import World
+from tests.controller.world import Machine, World
 
 
 async def finished(world: World) -> None:
@@ -285,6 +286,44 @@ async def test_pin_and_rollback_are_done_once_and_answered(world: World) -> None
     answer = world.answer(wrong)
     assert answer is not None
     assert answer.result == "refused"
+    await finished(world)
+
+
+@pytest.mark.parametrize("again", ["the same controller", "another one"])
+async def test_a_run_that_has_ended_goes_on_after_a_rollback(world: World, again: str) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(17))
+    await world.intend("stop")
+    await world.until(world.quiet)
+    assert world.head().state == "stopped"
+    if again == "another one":
+        await world.kill_controller()
+        await world.turn()
+    rollback = await world.intend("rollback", step=10)
+    await world.until(lambda: world.training(11))
+    answer = world.answer(rollback)
+    assert answer is not None
+    assert answer.result == "done"
+    assert world.launch_records()[-1].why == "rollback"
+    await finished(world)
+    assert (await kinds(world)).count("run_ended") == 2, "each end is journaled"
+
+
+async def test_a_run_that_failed_on_box_after_box_is_tried_anew_after_a_rollback(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(12))
+    fails = True
+
+    def failing(machine: Machine) -> bool:
+        return fails and machine.step >= 12
+
+    world.fails = failing
+    await world.until(world.quiet)
+    assert world.head().state == "failed"
+    boxes = len(world.launch_records())
+    await world.intend("rollback", step=5)
+    await world.until(lambda: len(world.launch_records()) == boxes + 2)
+    fails = False
     await finished(world)
 
 

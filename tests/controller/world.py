@@ -299,6 +299,8 @@ class World:
         self.drain_s = 0.0
         """What a box takes to save after a notice."""
         self.missing: tuple[str, ...] = ()
+        self.fails: Callable[[Machine], bool] = lambda machine: False
+        """Whether a training's command fails now."""
         self._ids = itertools.count(1)
         self._ticks = 0
 
@@ -509,6 +511,13 @@ class World:
             machine.drained_at = self.clock.now + self.drain_s
         ends = over or machine.stopping or (machine.drained_at and self.clock.now >= machine.drained_at)
         if machine.store_cut:
+            return
+        if self.fails(machine):
+            await heads.conclude(
+                self.store, machine.run, epoch=machine.epoch, holder=machine.holder, state="released",
+                detail="user_error: exit status 1",
+            )  # fmt: skip
+            machine.phase = "ended"
             return
         if machine.pending:
             key = protocol.journal_key(machine.run, protocol.agent_writer(machine.epoch), machine.segment)

@@ -95,6 +95,7 @@ def spec_of(fleet: FleetConfig, config: RunConfig, digest: str, now: float) -> R
             path=config.checkpoints.path,
             every_s=config.checkpoints.every,
             keep=fleet.defaults.keep if keep is None else keep,
+            keep_every=config.checkpoints.keep_every,
         ),
         setup=config.setup,
         workdir=digest,

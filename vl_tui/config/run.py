@@ -44,6 +44,8 @@ class Checkpoints(Strict):
     every: Annotated[Seconds, Field(ge=1)] | None = None
     keep: int | None = Field(None, ge=1, le=1000)
     """None: the fleet's default."""
+    keep_every: int | None = Field(None, ge=1)
+    """Also kept: the first durable checkpoint of each so many steps."""
 
     @field_validator("path")
     @classmethod

@@ -74,14 +74,24 @@ class Controller:
             if name not in self.keepers and name not in self._closed:
                 await self._adopt(name)
         for intent in await intents.pending(store):
+            if intent.action == "rollback":
+                await self._bring_back(intent.run)
             keeper = self.keepers.get(intent.run)
             if keeper is not None:
                 keeper.intend(intent)
             elif intent.run not in self._unreadable:
                 await self._nobody(intent)
 
-    async def _adopt(self, name: str) -> None:
-        """A keeper for the run, unless it has ended and left nothing, or is another fleet's."""
+    async def _bring_back(self, name: str) -> None:
+        """A run that has ended and left nothing gets a keeper again: a person wants to go back in it."""
+        keeper = self.keepers.get(name)
+        if keeper is not None and keeper.finished:
+            del self.keepers[name]
+        if name in self._closed or keeper is not self.keepers.get(name):
+            await self._adopt(name, ended_too=True)
+
+    async def _adopt(self, name: str, *, ended_too: bool = False) -> None:
+        """A keeper for the run, unless it is another fleet's, or has ended and left nothing."""
         store = self.ports.store
         try:
             spec, head = await runs.spec(store, name), await runs.head(store, name)
@@ -106,7 +116,8 @@ class Controller:
         except (StoreError, ProtocolError):
             del self.keepers[name]
             raise
-        if state.done:
+        self._closed.discard(name)
+        if state.done and not ended_too:
             del self.keepers[name]
             self._closed.add(name)
             return
@@ -207,12 +218,12 @@ class Controller:
 
     async def _look_on(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Look for runs until nothing is left; each gets a task that keeps it. Returns those tasks."""
-        keeping: dict[str, asyncio.Task[None]] = {}
+        keeping: dict[Keeper, asyncio.Task[None]] = {}
         while self._newer is None and not self.idle():
             await self._guarded(self.look)
             for name, keeper in self.keepers.items():
-                if name not in keeping:
-                    keeping[name] = group.create_task(self._keep(keeper), name=f"run {name}")
+                if keeper not in keeping:
+                    keeping[keeper] = group.create_task(self._keep(keeper), name=f"run {name}")
             await _wait(self._wake, LOOK_S)
         return list(keeping.values())
 

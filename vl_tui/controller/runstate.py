@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vl_agent import head as heads
-from vl_agent.protocol import Head, Intent, LaunchEnd, LaunchRecord, ProtocolError, RunSpec
+from vl_agent.protocol import ENDED_STATES, Head, Intent, LaunchEnd, LaunchRecord, ProtocolError, RunSpec
 from vl_agent.store import StoreError
 
 from vl_tui.controller import wishes
@@ -182,7 +182,7 @@ class RunState:
             missing_secrets=self.ports.missing_secrets(self.spec),
             no_launch_for_s=max(0.0, self.pause_until - now),
             stop_wanted_s=None if self.stop_seen_at is None else now - self.stop_seen_at,
-            closed=self.journal.has("run_ended"),
+            closed=self.journal.has("run_ended", epoch=self.head.epoch),
         )
         if self.stop_seen_at is None and wishes.must_stop(view, wall):
             self.stop_seen_at = now
@@ -204,5 +204,5 @@ class RunState:
     @property
     def done(self) -> bool:
         """Ended, told so, and every box known to be gone: nothing is left to keep."""
-        ended = self.head.state in ("finished", "failed", "stopped") and self.journal.has("run_ended")
+        ended = self.head.state in ENDED_STATES and self.journal.has("run_ended", epoch=self.head.epoch)
         return ended and all(tracked.terminated for tracked in self.launches.values())

@@ -46,12 +46,12 @@ class Pipeline:
 
     def __init__(
         self, store: Store, run: str, head: Head, watch: Watch, reach: Reach, *, keep: int, tell: Tell,
-        distrusted: Collection[str] = (), wall: Callable[[], float] = time.time,
+        keep_every: int | None = None, distrusted: Collection[str] = (), wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         """``distrusted``: manifests whose blobs were found missing or corrupt; nothing of theirs is named again."""
         self._store, self._run, self._head, self._watch = store, run, head, watch
         self._epoch, self._holder = head.epoch, head.holder
-        self._reach, self._keep, self._tell, self._wall = reach, keep, tell, wall
+        self._reach, self._keep, self._keep_every, self._tell, self._wall = reach, keep, keep_every, tell, wall
         self._distrusted = distrusted
         self._hold = files.hidden_folder(watch.folder) / "hold"
         shutil.rmtree(self._hold, ignore_errors=True)  # a killed agent's
@@ -171,8 +171,9 @@ class Pipeline:
         kept = Kept(step, self._epoch, sent.key)
         try:
             self._head, dropped = await heads.commit(
-                self._store, self._run, epoch=self._epoch, holder=self._holder, kept=kept, keep=self._keep
-            )
+                self._store, self._run, epoch=self._epoch, holder=self._holder, kept=kept, keep=self._keep,
+                keep_every=self._keep_every,
+            )  # fmt: skip
         except heads.Refused as why:
             raise Changed(str(why)) from None
         self.durable_step = step
