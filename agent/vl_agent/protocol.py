@@ -278,6 +278,8 @@ class LaunchRecord:
     """What the box is for: a controller that comes after a crash goes on with the same purpose."""
     intent: str = ""
     """The person's intent that asked for it, where one did."""
+    losses_per_hour: float = 0.0
+    """Expected there when it was chosen: the agent's cadence follows from it. 0: not known."""
     format: int = FORMAT
 
 
@@ -401,6 +403,8 @@ class Lease:
 #   durable        step, manifest, bytes, sent, took_s committed in the store (sent: bytes uploaded for it)
 #   commit_refused step, head_epoch, head_holder      fenced: the head has moved on
 #   save_skipped   step, why
+#   cadence        every_s, why                       how often the script is asked to save from now on
+#   cadence_advice every_s, why                       the script saves on its own schedule; this would lose less
 #   notice         source, window_s, detail           the provider will take the box
 #   notice_save    choice (fresh|upload|none), why
 #   stopping       why                                the training command is being ended
@@ -564,6 +568,8 @@ class AgentConfig:
     notices: tuple[str, ...] = ("signal", "aws")
     owned: bool = False
     """The box is the person's own: it is never powered off."""
+    losses_per_hour: float = 0.0
+    """How often a box there is lost, for the cadence (``vl_agent.cadence``); 0: not known."""
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Boxes:
             beat_s=self._fleet.defaults.beat,
             box=box.id,
             owned=record.market == "owned",
+            losses_per_hour=record.losses_per_hour,
         )
 
 

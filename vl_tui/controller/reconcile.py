@@ -42,6 +42,7 @@ from vl_tui.controller.runstate import RunState
 from vl_tui.controller.tracked import Tracked
 from vl_tui.domain.box import Box, Offer
 from vl_tui.domain.money import spent_usd
+from vl_tui.policy.hazard import losses_per_hour
 from vl_tui.providers import base
 from vl_tui.store import intents
 
@@ -97,7 +98,7 @@ async def _launch(run: RunState, action: Launch) -> None:
     record = LaunchRecord(
         number, offer.provider, offer.key, offer.place, offer.market, offer.gpu, offer.usd_hour,
         box_name(run.ports.fleet, run.spec.name, number), run.lease.generation, run.ports.clock.wall(),
-        action.why, action.intent,
+        action.why, action.intent, round(_losses_per_hour(run, offer), 5),
     )  # fmt: skip
     fresh = await _create(run.ports.store, launch_key(run.spec.name, number), encode(record))
     if not fresh:  # another controller of this fleet wrote it meanwhile: follow its launch, not ours
@@ -106,6 +107,11 @@ async def _launch(run: RunState, action: Launch) -> None:
     run.track(record, None, fresh=fresh)
     run.decision, run.rejected = f"{action.why}: {offer.key}, {action.words}", _plain(action)
     run.tell_launched(record, action.words, _plain(action))
+
+
+def _losses_per_hour(run: RunState, offer: Offer) -> float:
+    met = ((tracked.record, tracked.end) for tracked in run.launches.values())
+    return losses_per_hour(offer, met, run.ports.clock.wall())
 
 
 def _plain(action: Launch) -> tuple[dict[str, str], ...]:
