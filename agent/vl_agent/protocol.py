@@ -396,6 +396,7 @@ class Lease:
 #   restored       step, bytes, seconds, source       source: store | prefetched | local; step None: a fresh start
 #   moved_aside    paths                              files in the checkpoint folder that are not the head's checkpoint
 #   bad_checkpoint step, manifest, why                a blob missing or corrupt; the one before is used
+#   credentials    how, warning                       what this box reaches the store with; never the values
 #   environment    name, value, why                   a change to the training command's environment
 #   started        pid, command                       the training command runs
 #   step           step, loss, total                  exact (JSON floats round-trip); loss None when not known
@@ -559,6 +560,10 @@ class AgentConfig:
     """Store URL, as in fleet.yaml."""
     store_options: Mapping[str, str] = field(default_factory=dict)
     """endpoint, region, access_key_id, secret_access_key, session_token where they apply."""
+    store_how: str = ""
+    """Where these come from, for the journal."""
+    store_warning: str = ""
+    """Not empty: they open more than they should."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Values of the run's secrets, for the training command's environment."""
     beat_s: float = 2.0

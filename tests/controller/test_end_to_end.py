@@ -112,7 +112,7 @@ async def real(tmp_path: Path, s3: S3Server, s3_url: str, monkeypatch: pytest.Mo
     endpoint, socket = s3.options["endpoint"], tmp_path / "fleet.sock"
     path = tmp_path / "fleet.yaml"
     path.write_text(
-        f"fleet: real\nstore: {s3_url}\nendpoint: {endpoint}\nregion: us-east-1\n"
+        f"fleet: real\nstore: {s3_url}\nendpoint: {endpoint}\nregion: us-east-1\nbox_credentials: {{role: {s3.role}}}\n"
         f"providers: [{{kind: local, socket: {socket}}}]\ndefaults: {{grace: 6s, poll: 1s, beat: 1s}}\n"
     )
     settings = {**QUICK, "store": endpoint.removeprefix("http://")}

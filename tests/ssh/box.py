@@ -101,7 +101,7 @@ class Box:
         spec = RunSpec(self.run, "test", command, CheckpointPolicy("ckpt"), env={"PYTHONIOENCODING": "utf-8"})
         await heads.submit(self.store, spec)
 
-    def config(self) -> AgentConfig:
+    async def config(self) -> AgentConfig:
         return AgentConfig(self.run, "test", self.launch, self.store.url, beat_s=5.0, notices=("signal",))
 
     def link(
@@ -115,7 +115,7 @@ class Box:
     ) -> BoxLink:
         return BoxLink(
             self.sshd.address(self.relay.port), box_id="box-1", run=self.run, launch=self.launch, pins=self.pins,
-            cache=self.cache, sink=listener, config=self.config() if supervise else None, streams=streams,
+            cache=self.cache, sink=listener, config=self.config if supervise else None, streams=streams,
             epoch=epoch, have=have,
         )  # fmt: skip
 

@@ -50,6 +50,12 @@ def _notice(event: Event, f: Any) -> Told:
     return "▲", "notice", f"its provider reclaims the box in {f.get('window_s')} s ({f.get('source')})"
 
 
+def _credentials(event: Event, f: Any) -> Told:
+    if f.get("warning"):
+        return "▲", "notice", f"attempt {event.epoch}: {f.get('warning')}"
+    return "·", "dim", f"attempt {event.epoch} reaches the store by {f.get('how') or 'what its box has'}"
+
+
 def _ended(event: Event, f: Any) -> Told:
     reason = str(f.get("reason"))
     glyph, role = {
@@ -115,4 +121,11 @@ _KINDS: dict[str, Callable[[Event, Any], Told]] = {
     "controller": lambda e, f: ("·", "dim", f"controller {f.get('generation')} takes over ({f.get('owner')})"),
     "moved_aside": lambda e, f: ("·", "dim", "files that are not the checkpoint's were moved aside"),
     "warning": lambda e, f: ("▲", "notice", str(f.get("text"))),
+    "credentials": _credentials,
+    "cadence": lambda e, f: ("○", "dim", f"saves every {_float(f.get('every_s')) or 0:.0f} s: {f.get('why')}"),
+    "cadence_advice": lambda e, f: (
+        "○",
+        "notice",
+        f"a better cadence: {_float(f.get('every_s')) or 0:.0f} s: {f.get('why')}",
+    ),
 }

@@ -20,6 +20,7 @@ from vl_tui.controller import lease, private, process
 from vl_tui.controller.boxes import Boxes
 from vl_tui.controller.clock import SystemClock
 from vl_tui.controller.controller import Controller
+from vl_tui.controller.credentials import Credentials
 from vl_tui.controller.ports import Ports
 from vl_tui.providers import registry
 from vl_tui.providers.base import Provider
@@ -78,17 +79,17 @@ async def anything_left(fleet: FleetConfig) -> bool:
 
 def _ports(fleet: FleetConfig, store: Store, options: dict[str, str], providers: dict[str, Provider]) -> Ports:
     key, public = private.fleet_key(fleet.state_dir)
-    secrets = private.Secrets(fleet.state_dir)
+    secrets, say = private.Secrets(fleet.state_dir), Said()
     return Ports(
         fleet=fleet.fleet,
         store=store,
         providers=providers,
-        connect=Boxes(fleet, options, secrets).connect,
+        connect=Boxes(fleet, Credentials(fleet, options, say), secrets).connect,
         clock=SystemClock(),
         public_key=public,
         key_path=str(key),
         missing_secrets=secrets.missing,
-        say=Said(),
+        say=say,
         poll_s=fleet.defaults.poll,
         beat_s=fleet.defaults.beat,
     )

@@ -218,6 +218,7 @@ class World:
         path = self.folder / "fleet.yaml"
         path.write_text(
             f"fleet: {self.fleet_id}\nstore: s3://{self.s3.bucket}/fleet\nendpoint: {self.s3.endpoint}\n"
+            f"box_credentials: {{role: {self.s3.role}}}\n"
             f"region: us-east-1\nstate: {_yaml(str(self.folder / 'state'))}\n"
             f"providers: [{{kind: local, socket: {_yaml(str(self.folder / 'fleet.sock'))}}}]\n"
             "defaults: {grace: 6s, poll: 1s, beat: 1s}\n"

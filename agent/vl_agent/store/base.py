@@ -6,7 +6,7 @@ separated. A *version* is an opaque token (an ETag) that changes with every writ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -109,6 +109,11 @@ class Store(Protocol):
 
     async def get_file(self, key: str, path: Path, size: int) -> None:
         """Fetch ``size`` bytes by parallel ranges straight into ``path`` (made or replaced) and fsync it."""
+        ...
+
+    def renew(self, credentials: Mapping[str, str]) -> None:
+        """Go on with these (access_key_id, secret_access_key, session_token): those of before end soon. Requests under
+        way end with theirs; nothing but the credentials changes."""
         ...
 
     async def close(self) -> None:

@@ -32,6 +32,7 @@ UPLOADS_AT_ONCE = 8
 RANGE = 64 << 20
 RANGES_AT_ONCE = 4
 BULK_TIMEOUT_S = 600.0
+CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
 _METADATA_SERVICE = "http://169.254.169.254/"
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,160})"')
 _PLACE = re.compile(r"https?://[^/\s]{1,200}")
@@ -43,9 +44,18 @@ class ObjectStore:
     def __init__(self, url: str, options: Mapping[str, str], timeout_s: float) -> None:
         self.url = url
         self._timeout_s = timeout_s
-        self._client = _client(url, options, timeout_s, retries=3)
-        self._once = _client(url, options, timeout_s, retries=0)
-        self._bulk = _client(url, options, BULK_TIMEOUT_S, retries=3)
+        self._options: Mapping[str, str] = {}
+        self._open(options)
+
+    def renew(self, credentials: Mapping[str, str]) -> None:
+        kept = {name: value for name, value in self._options.items() if name not in CREDENTIALS}
+        self._open({**kept, **{name: credentials[name] for name in CREDENTIALS if name in credentials}})
+
+    def _open(self, options: Mapping[str, str]) -> None:
+        self._options = options
+        self._client = _client(self.url, options, self._timeout_s, retries=3)
+        self._once = _client(self.url, options, self._timeout_s, retries=0)
+        self._bulk = _client(self.url, options, BULK_TIMEOUT_S, retries=3)
 
     async def put(self, key: str, data: bytes) -> str:
         result = await self._ask(key, lambda: obstore.put_async(self._client, key, data, use_multipart=False))
@@ -230,7 +240,14 @@ def _told(url: str, key: str, words: str) -> StoreError:
     if _METADATA_SERVICE in words:  # the last place where the client looks
         words = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role."
         return Denied(f"{url}: no credentials found: {words}")
-    for mark in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403 Forbidden", "401 Unauthorized"):
+    for mark in (
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "Access Denied",
+        "403 Forbidden",
+        "401 Unauthorized",
+    ):
         if mark in words:
             return Denied(_denied(url, words))
     if "NoSuchBucket" in words:
