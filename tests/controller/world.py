@@ -10,7 +10,8 @@ import asyncio
 import builtins
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -339,11 +340,11 @@ class World:
             if self.controller is None:
                 await self.start_controller()
             assert self.controller is not None
-            await self.controller.look()
+            await self._round(self.controller.look())
             for name in self.providers:
-                await self.controller.ask(name)
+                await self._round(self.controller.ask(name))
             if self._ticks % 10 == 0:
-                await self.controller.sweep.round()
+                await self._round(self.controller.sweep.round())
             for keeper in list(self.controller.keepers.values()):
                 for _ in range(20):
                     if keeper.finished or not await keeper.step():
@@ -353,10 +354,13 @@ class World:
             await _settle()
         except Crash:
             pass
-        except StoreError:
-            pass
         if self.gate.dead:
             await self.kill_controller()
+
+    async def _round(self, round_: Awaitable[object]) -> None:
+        """As ``Controller._guarded``: a round that the store failed holds up no other."""
+        with suppress(StoreError):
+            await round_
 
     async def advance(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
         end = self.clock.now + seconds
