@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import struct
 import types
@@ -598,9 +599,13 @@ def decode(cls: type[T], raw: bytes | str | Mapping[str, Any]) -> T:
     return typing.cast(T, _record(cls, body, cls.__name__))
 
 
+_MOST_DIGITS = 20
+_MOST = math.nextafter(math.inf, 0)
+
+
 def _json_object(raw: bytes | str) -> dict[str, Any]:
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw, parse_constant=_no_constant, parse_int=_integer, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {error}") from None
     if not isinstance(body, dict):
@@ -610,6 +615,20 @@ def _json_object(raw: bytes | str) -> dict[str, Any]:
 
 def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
+
+
+def _integer(word: str) -> int:
+    """Nothing here needs more than 64 bits, and a longer one fails wherever it is turned into a float."""
+    if len(word) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(word)} digits")
+    return int(word)
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word[:20]} is out of range")
+    return number
 
 
 def _record(cls: Any, body: Mapping[str, Any], where: str) -> Any:
@@ -646,7 +665,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     elif hint is Any:
         return value
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST:
             return float(value)
     elif hint in (int, str, bool) and type(value) is hint:
         return value
