@@ -1,4 +1,4 @@
-"""Whatever bytes a box, a store or a file holds, reading them gives a record of finite values or a ``ProtocolError``."""
+"""Whatever bytes a box, a store or a file holds: reading them gives finite values, or a ``ProtocolError``."""
 
 from __future__ import annotations
 
