@@ -337,6 +337,20 @@ async def test_two_runs_do_not_disturb_each_other(world: World) -> None:
     assert len(world.launch_records("other")) == 1
 
 
+async def test_a_run_whose_records_can_not_be_read_holds_up_no_other(world: World) -> None:
+    await world.submit("a-bad-one")
+    await world.store.put(protocol.launch_key("a-bad-one", 1), b"{")
+    await world.submit()
+    await finished(world)
+    assert world.launch_records("run")
+    told = [line for line in world.said if line.startswith("a-bad-one") and "launches/000001.json" in line]
+    assert len(told) == 1, "said once, and why"
+    assert world.controller is not None
+    assert not world.controller.idle(), "what is not understood is not forgotten"
+    await world.store.delete(protocol.launch_key("a-bad-one", 1))
+    await world.until(lambda: world.head("a-bad-one").state == "finished")
+
+
 async def test_the_view_tells_verdict_evidence_boxes_and_offers(world: World) -> None:
     await world.submit()
     await world.until(lambda: world.training(8))
