@@ -81,10 +81,13 @@ class Pipeline:
     async def run(self) -> None:
         """Watch and make durable, until cancelled or, after ``close``, until nothing is left. Raises ``Fenced``."""
         looking = asyncio.create_task(self._keep_looking())
+        looking.add_done_callback(lambda _: self._arrived.set())
         try:
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
+                if looking.done():  # by an error: who does not look any more must not seem to
+                    looking.result()
                 if self._waiting is not None:
                     await self._next(self._waiting)
                 elif self._closing:
@@ -103,6 +106,8 @@ class Pipeline:
     async def look(self, *, patient: bool = True) -> None:
         for found in await asyncio.to_thread(self._watch.look, patient=patient):
             self._take(found)
+        for words in self._watch.complaints():
+            self._tell("warning", text=words)
 
     async def _keep_looking(self) -> None:
         while True:
