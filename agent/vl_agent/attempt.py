@@ -218,7 +218,7 @@ class Attempt:
             if not waiting.done():
                 await self._cut(durable, waiting)
             ended = self._exited(await waiting)
-            self._read(progress, pipeline)
+            await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
             await pipeline.close()
             await self._settled(durable, pipeline)
@@ -226,7 +226,7 @@ class Attempt:
             for task in (reading, durable, waiting):
                 task.cancel()
             await asyncio.gather(reading, durable, waiting, return_exceptions=True)
-        self._read(progress, pipeline)
+        await self._read_all(progress, pipeline)
         return await self._conclude(ended)
 
     async def _cut(self, durable: asyncio.Task[None], waiting: asyncio.Task[Ended]) -> None:
@@ -352,8 +352,15 @@ class Attempt:
 
     async def _keep_reading(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         while True:
-            self._read(progress, pipeline)
+            await self._read_all(progress, pipeline)
             await asyncio.sleep(PROGRESS_S)
+
+    async def _read_all(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
+        """In turns with everything else: a script may tell as quickly as it is read."""
+        self._read(progress, pipeline)
+        while progress.behind:
+            await asyncio.sleep(0)
+            self._read(progress, pipeline)
 
     def _read(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         """What the helper told: steps into the journal, saves to the pipeline."""
