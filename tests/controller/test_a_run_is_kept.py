@@ -8,7 +8,7 @@ import pytest
 from vl_agent import head as heads
 from vl_agent import protocol
 
-from tests.controller.world import Machine, World
+from tests.controller.world import Machine, ScriptedLink, World
 
 
 async def finished(world: World) -> None:
@@ -349,6 +349,24 @@ async def test_a_run_whose_records_can_not_be_read_holds_up_no_other(world: Worl
     assert not world.controller.idle(), "what is not understood is not forgotten"
     await world.store.delete(protocol.launch_key("a-bad-one", 1))
     await world.until(lambda: world.head("a-bad-one").state == "finished")
+
+
+async def test_a_link_that_fails_in_a_way_that_nobody_foresaw_is_said_and_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, failures = ScriptedLink.run, []
+
+    async def fails_once(link: ScriptedLink) -> None:
+        if not failures:
+            failures.append(link)
+            raise KeyError("have")
+        await run(link)
+
+    monkeypatch.setattr(ScriptedLink, "run", fails_once)
+    await world.submit()
+    await finished(world)
+    assert len(world.launch_records()) == 1
+    assert any("a fault in the link itself: KeyError" in line for line in world.said)
 
 
 async def test_the_view_tells_verdict_evidence_boxes_and_offers(world: World) -> None:

@@ -197,7 +197,7 @@ class Reader:
 
         try:
             found = json.loads((await store.get(VIEW_KEY)).data)
-        except (NotFound, ValueError):
+        except (NotFound, ValueError, RecursionError):
             return
         if isinstance(found, dict):
             self._view = found

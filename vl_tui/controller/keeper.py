@@ -162,6 +162,11 @@ class Keeper:
         async def owned() -> None:
             try:
                 await link.run()
+                return
+            except Exception as error:  # noqa: BLE001 - what nobody foresaw, perhaps at a box's word: opened again
+                ear.link("down", f"a fault in the link itself: {type(error).__name__}: {error}")
+                await run.ports.clock.sleep(run.ports.dice.uniform(2, 5))
+                tracked.tasks.pop("link", None)
             finally:
                 ear.closed = True
 
