@@ -297,6 +297,7 @@ class World:
         self.controllers = 0
         self.said: list[str] = []
         self.total_steps = 60
+        self.setup_s = 2.0
         self.drain_s = 0.0
         """What a box takes to save after a notice."""
         self.missing: tuple[str, ...] = ()
@@ -462,7 +463,7 @@ class World:
     def supervise(self, machine: Machine, record: LaunchRecord) -> None:
         machine.phase, machine.epoch, machine.holder = "preparing", 0, ""
         machine.supervisor_dead, machine.counter = False, 0
-        machine.record, machine.prepared_at = record, self.clock.now + 2.0
+        machine.record, machine.prepared_at = record, self.clock.now + self.setup_s
 
     def preempt(self, machine: Machine, notice_s: float = 0.0) -> None:
         if notice_s:

@@ -125,9 +125,12 @@ class RunState:
     # -- looking --
 
     async def observe(self) -> None:
-        """Read the head and the holder's beat. Out of reach, every silence so far is void: it may have been ours."""
+        """Read the head and the holder's beat. Out of reach, every silence so far is void: it may have been ours.
+        Raises ``NewerController``: who slept, and wakes, decides nothing by what it knew before."""
         try:
             self.head, _ = await heads.read(self.ports.store, self.spec.name)
+            if self.head.generation > self.lease.generation:
+                raise heads.NewerController(self.head.generation)
             if self.head.state == "running":
                 await self._read_beat()
             self.reached = True
