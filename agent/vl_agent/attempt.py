@@ -93,6 +93,7 @@ class Attempt:
         self._done = asyncio.Event()
         self._fenced: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None]
 
     @property
     def pid(self) -> int:
@@ -103,7 +104,8 @@ class Attempt:
         """To the end of the attempt, which is told in journal and head as well. Cancelled, it ends the training."""
         self.journal.tell("claimed", launch=self.head.launch, box=box)
         tasks = [asyncio.create_task(self.journal.keep_shipping()), asyncio.create_task(self._shipper.keep_shipping())]
-        tasks.append(asyncio.create_task(self._sweep()))
+        self._sweeping = asyncio.create_task(self._sweep())
+        tasks.append(self._sweeping)
         try:
             ended = await self._foreseen()
         except Fenced as fenced:
@@ -194,6 +196,7 @@ class Attempt:
             keep_every=self.spec.checkpoints.keep_every,
             tell=self.journal.tell,
             distrusted=restored.bad,
+            swept=self._sweeping.done,
         )
         control.clear(self._control)
         if self.spec.checkpoints.every_s is not None:
