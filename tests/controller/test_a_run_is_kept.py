@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from vl_agent import head as heads
 from vl_agent import protocol
+from vl_agent.protocol import Head
+from vl_agent.store import Unanswered
 
 from tests.controller.world import Machine, ScriptedLink, World
 
@@ -325,6 +328,25 @@ async def test_a_run_that_failed_on_box_after_box_is_tried_anew_after_a_rollback
     await world.until(lambda: len(world.launch_records()) == boxes + 2)
     fails = False
     await finished(world)
+
+
+async def test_an_attempt_whose_start_was_not_answered_is_journaled_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event is how a later moment knows which boxes have had an epoch."""
+    start, lost = heads.start, [True]
+
+    async def unanswered(*args: Any, **kwargs: Any) -> Head:
+        head = await start(*args, **kwargs)
+        if lost and lost.pop():
+            raise Unanswered("memory://: no answer")
+        return head
+
+    monkeypatch.setattr(heads, "start", unanswered)
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    told = [(event.epoch, event.fields["launch"]) for event in await world.events() if event.kind == "attempt"]
+    assert told == [(1, 1)]
 
 
 async def test_two_runs_do_not_disturb_each_other(world: World) -> None:
