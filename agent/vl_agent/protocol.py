@@ -236,6 +236,7 @@ class RunSpec:
 
     name: str
     fleet: str
+    """Whose controller keeps it; empty: nobody's (``vl-agent run``)."""
     command: str
     """Run by ``/bin/sh -c`` in the working folder."""
     checkpoints: CheckpointPolicy

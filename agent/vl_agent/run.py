@@ -63,7 +63,7 @@ def _spec(args: argparse.Namespace, command: list[str]) -> RunSpec:
     if args.keep < 1 or (args.keep_every is not None and args.keep_every < 1):
         raise Mistake("--keep and --keep-every: at least 1.")
     policy = CheckpointPolicy(folder.relative_to(here).as_posix(), _seconds(args.every), args.keep, args.keep_every)
-    return RunSpec(args.name, "solo", shlex.join(command), policy, market="owned", submitted_at=time.time())
+    return RunSpec(args.name, "", shlex.join(command), policy, market="owned", submitted_at=time.time())
 
 
 def _seconds(words: str | None) -> float | None:

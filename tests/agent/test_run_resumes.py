@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from vl_agent.protocol import CheckpointPolicy, RunSpec, encode, spec_key
+from vl_agent.protocol import CheckpointPolicy, RunSpec, decode, encode, spec_key
 from vl_agent.store import Store
 
 from tests.agent.protected import (
@@ -40,6 +40,8 @@ async def test_a_training_runs_to_its_end_and_its_last_save_is_durable(
     assert await desk.exit() == 0
     head = await head_of(store, "char")
     assert (head.state, head.epoch) == ("finished", 1)
+    spec = decode(RunSpec, (await store.get(spec_key("char"))).data)
+    assert spec.fleet == "", "no name of a fleet: no controller takes it for its own"
     assert await weights_of(store, "char", tmp_path) == (20, weights_after(20))
     told = (where / "told").read_text()
     assert "saved 20" in told, "the training's output is on this terminal"

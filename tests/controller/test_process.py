@@ -117,6 +117,17 @@ def test_with_nothing_left_to_keep_it_ends_by_itself(fleet: FleetConfig, monkeyp
     until(lambda: process.pid(fleet) is None)
 
 
+@pytest.mark.parametrize(("ours", "left"), [("proc", True), ("another", False)])
+def test_a_run_beside_one_that_is_not_of_the_fleet_is_something_left(fleet: FleetConfig, ours: str, left: bool) -> None:
+    async def submit() -> None:
+        store = open_store(fleet.store)
+        for name, of in (("a-desk-run", ""), ("mine", ours)):
+            await heads.submit(store, RunSpec(name, of, "true", CheckpointPolicy("ckpt")))
+
+    asyncio.run(submit())
+    assert asyncio.run(serve.anything_left(fleet)) is left
+
+
 def test_it_ends_with_whoever_holds_its_leash(fleet: FleetConfig) -> None:
     held, leash = os.pipe()
     process.ensure_controller(fleet.path, held)
