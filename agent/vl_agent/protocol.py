@@ -41,7 +41,6 @@ RUN_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 
 LEASE_KEY = "fleet/lease.json"
 VIEW_KEY = "fleet/view.json"
-EXCLUSIONS_KEY = "fleet/exclusions.json"
 INTENTS_PREFIX = "fleet/intents/"
 RUNS_PREFIX = "runs/"
 
@@ -395,7 +394,7 @@ class Lease:
 # Written by the agent (journal/agent-<epoch>):
 #   claimed        launch, box                        the epoch is held by this box
 #   restoring      step, bytes                        a checkpoint is being fetched
-#   restored       step, bytes, seconds, source       source: store | prefetched | local; step None: a fresh start
+#   restored       step, bytes, seconds, source       source: store | prefetched | local; step None, source "": fresh
 #   moved_aside    paths                              files in the checkpoint folder that are not the head's checkpoint
 #   bad_checkpoint step, manifest, why                a blob missing or corrupt; the one before is used
 #   credentials    how, warning                       what this box reaches the store with; never the values
@@ -409,7 +408,7 @@ class Lease:
 #   cadence        every_s, why                       how often the script is asked to save from now on
 #   cadence_advice every_s, why                       the script saves on its own schedule; this would lose less
 #   notice         source, window_s, detail           the provider will take the box
-#   notice_save    choice (fresh|upload|none), why
+#   notice_save    choice (fresh|upload), why
 #   stopping       why                                the training command is being ended
 #   exited         code, signal, cause, detail        cause: see ``Cause``
 #   fenced         head_epoch, head_holder            this box's epoch is over; it ends itself
@@ -417,13 +416,11 @@ class Lease:
 #   warning        text
 #   ended          state, detail                      the supervisor's last word
 # Written by the controller (journal/controller-<generation>):
-#   submitted      by
+#   submitted      by                                 by whoever submits, as generation 0
 #   controller     generation, owner                  a controller took the run over
-#   launched       launch, provider, place, market, usd_hour, gpu, box_name, why, rejected ([{offer, why}])
-#   provisioned    launch, box, seconds
-#   prepared       launch, seconds
-#   attempt        launch, provider, place, market, usd_hour, why (submit|failover|migrate|escalate|restart|rollback)
-#   verdict        launch, verdict, cause, evidence ([{witness, says, age_s}])
+#   launched       launch, provider, place, market, usd_hour, gpu, box_name, why, words, rejected ([{offer, why}])
+#   attempt        launch, provider, place, market, usd_hour, why (submit|failover|migrate|escalate|restart)
+#   verdict        launch, verdict, cause, words, evidence ([{witness, says, age_s}])
 #   launch_ended   launch, reason, detail
 #   terminated     launch, box
 #   intent         id, action, result, detail
