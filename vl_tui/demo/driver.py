@@ -118,13 +118,14 @@ async def _demo(folder: Path, progress: Progress, *, headless: bool, as_json: bo
     assert main_task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, main_task.cancel)
-    say = _Talk(progress.began, (folder / "talk.log") if not headless else None)
+    say = _Talk(progress.began, None if headless else folder / "talk.log")
     work = await asyncio.to_thread(_workdir, folder, progress)
     say(f"starts an S3 server and an embedded fleet in {folder}")
     async with World(folder) as world:
         await world.wait_for_former()
         await world.submit(work, progress.command, progress.checkpoints)
         say(f"submitted: {progress.command}")
+        say.aloud = headless  # from here on the app has the terminal
         reference = asyncio.create_task(_reference(world, progress))
         faults = asyncio.create_task(_faults(world, progress, say))
         try:
@@ -132,10 +133,11 @@ async def _demo(folder: Path, progress: Progress, *, headless: bool, as_json: bo
                 ended = await _headless(world, faults, say, Still(OWN_STILL_S if progress.own else STILL_S))
             else:
                 await app.show(world.config)
+                say.aloud = True
                 ended = (await world.look()).ended
                 if not ended:
                     return INTERRUPTED
-            found = await _report(world, progress, await reference if ended else None)
+            found = await _report(world, progress, await _uninterrupted(world, reference, say) if ended else None)
         finally:
             for task in (reference, faults):
                 task.cancel()
@@ -296,6 +298,15 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
+async def _uninterrupted(world: World, reference: asyncio.Task[str | None], say: _Talk) -> str | None:
+    """The weights of the training without faults; of use only where the run came to its end."""
+    if (await world.look()).head.state != "finished":
+        return None
+    if not reference.done():
+        say("waits for the same training without faults, to compare the weights with")
+    return await reference
+
+
 async def _report(world: World, progress: Progress, uninterrupted: str | None) -> dict[str, object]:
     orphans = await world.cleaned_up()
     seen = await world.look()
@@ -332,15 +343,16 @@ def _tell(found: dict[str, object], *, as_json: bool) -> None:
 
 
 class _Talk:
-    """Progress on stderr, or, while the app has the terminal, in a file."""
+    """Progress on stderr (not while the app has the terminal) and, where there is one, in a file."""
 
     def __init__(self, began: float, path: Path | None) -> None:
         self._began, self._path = began, path
+        self.aloud = True
 
     def __call__(self, words: str) -> None:
         line = f"[{time.time() - self._began:6.1f} s] {words}"
-        if self._path is None:
+        if self.aloud:
             print(line, file=sys.stderr, flush=True)
-        else:
+        if self._path is not None:
             with self._path.open("a") as file:
                 file.write(line + "\n")
