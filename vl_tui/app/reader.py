@@ -33,6 +33,8 @@ ENDED_LOOK_S = 15.0
 """A run that has ended, and whose journal says so, changes no more: it is looked at seldom."""
 FAILED_S = 3.0
 CONTROLLER_S = 5.0
+LEAVE_S = 2.0
+"""What is still to be told to the store may take when the app is left."""
 RUNS_AT_ONCE = 8
 MOST_WISHES = 50
 """Wishes of one kind for one attempt."""
@@ -55,6 +57,7 @@ class Reader:
         self._view: Mapping[str, Any] = {}
         self._view_at = 0.0
         self._waiting: dict[str, Intent] = {}
+        self._acts: list[asyncio.Task[None]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="facts", daemon=True)
         self._stopping = asyncio.Event()
@@ -70,17 +73,21 @@ class Reader:
     def stop(self) -> None:
         """Ask it to end and wait a moment; it is a daemon, so a request that hangs can't hold the terminal."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join(3.0)
+            self._call(self._stopping.set)
+            self._thread.join(LEAVE_S + 2.0)
 
     def follow(self, run: str | None) -> None:
         """Whose log to stream; None: nobody's."""
-        self._loop.call_soon_threadsafe(self._tail.follow, run)
+        self._call(self._tail.follow, run)
 
     def act(self, intent: Intent) -> None:
         """Leave a person's wish in the store and wake the controller. The wish gets the first number that is free, but
         is the same one again as long as the last of its kind is open."""
-        asyncio.run_coroutine_threadsafe(self._act(intent), self._loop)
+        self._call(lambda: self._acts.append(self._loop.create_task(self._act(intent))))
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the app is leaving
+            self._loop.call_soon_threadsafe(function, *arguments)
 
     # ------------------------------------------------------------------------------------------------- its own thread
 
@@ -93,17 +100,23 @@ class Reader:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._live())
+        try:
+            self._loop.run_until_complete(self._live())
+        finally:
+            self._loop.close()
 
     async def _live(self) -> None:
         tasks = [asyncio.create_task(self._keep_reading()), asyncio.create_task(self._keep_controller())]
         await self._stopping.wait()
-        tasks += self._tail.ending()
+        if self._acts:  # a key pressed right before leaving is a wish all the same
+            await asyncio.wait(self._acts, timeout=LEAVE_S)
+        tasks += [*self._tail.ending(), *self._acts]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._store is not None:
-            await self._store.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._store.close(), 1.0)
 
     def _publish(self, **news: Any) -> None:
         self.facts = replace(self.facts, **news)
@@ -224,6 +237,7 @@ class Reader:
 
         from vl_tui.controller import process
 
+        self._acts = [task for task in self._acts if not task.done()]
         what = f"{intent.action} {intent.run}"
         try:
             if self._store is None:
