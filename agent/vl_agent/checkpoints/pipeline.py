@@ -83,7 +83,7 @@ class Pipeline:
     async def run(self) -> None:
         """Watch and make durable, until cancelled or, after ``close``, until nothing is left. Raises ``Fenced``."""
         looking = asyncio.create_task(self._keep_looking())
-        looking.add_done_callback(lambda _: self._arrived.set())
+        looking.add_done_callback(lambda task: None if task.cancelled() else self._arrived.set())
         try:
             while True:
                 await self._arrived.wait()
