@@ -30,6 +30,7 @@ from vl_agent.reach import Reach
 from vl_agent.status import Status
 from vl_agent.store import Store, StoreError
 from vl_agent.training import Ended, Training
+from vl_agent.watchers import Watchers
 
 T = TypeVar("T")
 
@@ -84,6 +85,7 @@ class Attempt:
         self.reach = Reach(status, self.journal.tell)
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
         self._training = Training(record, folder.log, tuple(secrets.values()))
+        self._watchers = Watchers(folder.log, self._checkpoints, self.journal.tell, self._read_step)
         self._pipeline: Pipeline | None = None
         self._helper = False
         self._noticed = False
@@ -150,7 +152,7 @@ class Attempt:
         except (StoreError, ProtocolError) as error:
             self._missed += 1
             if self._missed > 1:  # one lost answer is no risk yet
-                self.reach.failed("head", str(error))
+                self.reach.failed("head", error)
             return
         self._missed = 0
         self.reach.works("head")
@@ -194,7 +196,7 @@ class Attempt:
             self.reach,
             keep=self.spec.checkpoints.keep,
             keep_every=self.spec.checkpoints.keep_every,
-            tell=self.journal.tell,
+            tell=self._watchers.tell,
             distrusted=restored.bad,
             swept=self._sweeping.done,
         )
@@ -215,20 +217,23 @@ class Attempt:
         durable = asyncio.create_task(pipeline.run())
         reading = asyncio.create_task(self._keep_reading(progress, pipeline))
         waiting = asyncio.create_task(self._training.wait())
+        watching = asyncio.create_task(self._watchers.run())
         try:
             first: set[asyncio.Future[Any]] = {durable, waiting, self._fenced}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 await self._cut(durable, waiting)
             ended = self._exited(await waiting)
+            watching.cancel()
+            await self._watchers.last_look()
             await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
             await pipeline.close()
             await self._settled(durable, pipeline)
         finally:
-            for task in (reading, durable, waiting):
+            for task in (reading, durable, waiting, watching):
                 task.cancel()
-            await asyncio.gather(reading, durable, waiting, return_exceptions=True)
+            await asyncio.gather(reading, durable, waiting, watching, return_exceptions=True)
         await self._read_all(progress, pipeline)
         return await self._conclude(ended)
 
@@ -306,7 +311,7 @@ class Attempt:
             except (StoreError, ProtocolError) as error:
                 if self._fenced.done():
                     raise Fenced(self._fenced.result()) from None
-                self.reach.failed("attempt", str(error))
+                self.reach.failed("attempt", error)
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(10.0, pause * 2)
                 continue
@@ -380,9 +385,17 @@ class Attempt:
         self.status.durable_step = pipeline.durable_step
 
     def _step(self, word: told.Step) -> None:
+        self._watchers.step(word)
+        self._told_step(word)
+
+    def _read_step(self, word: told.Step) -> None:
+        """Read in the output, where nobody tells steps."""
+        self._told_step(word, source="log")
+
+    def _told_step(self, word: told.Step, **source: str) -> None:
         total = self.spec.total_steps if word.total is None else word.total
         self.status.step, self.status.loss, self.status.total_steps = word.step, word.loss, total
-        self.journal.tell("step", step=word.step, loss=word.loss, total=total)
+        self.journal.tell("step", step=word.step, loss=word.loss, total=total, **source)
 
     def _phase(self, phase: Phase, detail: str) -> None:
         self.status.phase, self.status.detail = phase, detail

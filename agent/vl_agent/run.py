@@ -145,7 +145,9 @@ async def _beat(run: str, store: Store, folder: paths.LaunchFolder, status: Stat
         with contextlib.suppress(StoreError, OSError):
             beat = encode(status.beat())
             paths.replace_file(folder.beat, beat)
+            began = time.time()
             await store.put(beat_key(run, status.epoch), beat)
+            status.beat_put = began, time.time()
         await asyncio.sleep(BEAT_S)
 
 
@@ -217,7 +219,7 @@ def status(args: argparse.Namespace) -> int:
         print(
             f"{run}  launch {launch}  attempt {beat.epoch}  {beat.phase}  step {_or_dash(beat.step)}"
             f"  saved {_or_dash(beat.saved_step)}  durable {_or_dash(beat.durable_step)}  {age:.0f} s ago"
-            + (f"  AT RISK: {beat.store_error}" if beat.store_error else "")
+            + (f"  AT RISK {_span(beat.at_risk_s + age)}: {beat.at_risk}" if beat.at_risk else "")
         )
     if not found:
         print("nothing runs here")
@@ -226,6 +228,13 @@ def status(args: argparse.Namespace) -> int:
 
 def _or_dash(number: int | None) -> str:
     return "-" if number is None else str(number)
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def _say(words: str) -> None:
