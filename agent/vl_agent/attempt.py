@@ -85,11 +85,15 @@ class Attempt:
         self.reach = Reach(status, self.journal.tell)
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
         self._training = Training(record, folder.log, tuple(secrets.values()))
-        self._watchers = Watchers(folder.log, self._checkpoints, self.journal.tell, self._read_step)
+        self._watchers = Watchers(
+            spec, self._training, log=folder.log, checkpoints=self._checkpoints, tell=self.journal.tell,
+            reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step, fault=self._fault,
+        )  # fmt: skip
         self._pipeline: Pipeline | None = None
         self._helper = False
         self._noticed = False
         self._stop_as: tuple[str, float | None, bool] | None = None
+        self._faulted: tuple[Cause, str] | None = None
         self._missed = 0
         self._running = False
         self._done = asyncio.Event()
@@ -270,6 +274,8 @@ class Attempt:
             ended = replace(ended, cause=self._cause_of_stop, detail=f"{self._why}: {ended.detail}")
         elif ended.cause == "user_error" and (full := _full(self.log.parent, self._checkpoints)):
             ended = replace(ended, cause="host_fault", detail=f"the disk of {full} is full: {ended.detail}")
+        if self._faulted is not None:
+            ended = replace(ended, cause=self._faulted[0], detail=self._faulted[1])
         self.journal.tell("exited", code=ended.code, signal=ended.signal, cause=ended.cause, detail=ended.detail)
         return ended
 
@@ -334,6 +340,12 @@ class Attempt:
                 await asyncio.gather(task, return_exceptions=True)
 
     # ------------------------------------------------------------------------------------------ stopping and telling
+
+    def _fault(self, cause: Cause, words: str) -> None:
+        """A hang, or a fault of this machine: the training is ended, and its attempt for this reason."""
+        if self._stop_as is None:
+            self._faulted = cause, words
+            self._begin_to_stop(cause, None, False)
 
     def _begin_to_stop(self, why: str, deadline: float | None, save: bool) -> None:
         self._stop_as = self._stop_as or (why, deadline, save)

@@ -151,6 +151,7 @@ ENDED_STATES: tuple[HeadState, ...] = ("finished", "failed", "stopped")
 """States after which no attempt follows without a person's word."""
 
 Market = Literal["spot", "on_demand", "owned"]
+HangPolicy = Literal["restart", "report"]
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,8 @@ class RunSpec:
     """How many steps the run has in all, where the person says so (run.yaml ``steps``) ; else learnt from events."""
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    on_hang: HangPolicy = "restart"
+    """What is done about a training that surely hangs: restart (its attempt ends, the next begins) | report."""
     grace_s: float = 15.0
     submitted_at: float = 0.0
     format: int = FORMAT
