@@ -86,8 +86,9 @@ class Attempt:
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
         self._training = Training(record, folder.log, tuple(secrets.values()))
         self._watchers = Watchers(
-            spec, self._training, log=folder.log, checkpoints=self._checkpoints, tell=self.journal.tell,
-            reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step, fault=self._fault,
+            store, spec, self._training, log=folder.log, checkpoints=self._checkpoints, status=status,
+            tell=self.journal.tell, reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step,
+            fault=self._fault,
         )  # fmt: skip
         self._pipeline: Pipeline | None = None
         self._helper = False

@@ -236,21 +236,30 @@ def plain_indented(line: str) -> str:
 
 
 async def within(act: Callable[[], T], limit_s: float = LIMIT_S) -> T | None:
-    """What ``act`` returns, in a thread that nobody waits for when it takes longer, or fails: None. (A read in /proc
-    waits for a lock that a stuck process may hold; the thread pool would wait for it at the end.)"""
+    """What ``act`` returns, in a thread that nobody waits for when it takes longer; then, or where what it looks at is
+    not there, None. (A read in /proc waits for a lock that a stuck process may hold; the thread pool would wait for it
+    at the end.)"""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T | None] = loop.create_future()
 
-    def give(value: T | None) -> None:
-        if not answer.done():
+    def give(value: T | None, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
             answer.set_result(value)
 
     def work() -> None:
-        value: T | None = None
-        with contextlib.suppress(OSError, ValueError):
+        value, failed = None, None
+        try:
             value = act()
+        except (OSError, ValueError):
+            pass
+        except Exception as error:  # noqa: BLE001 - raised again where it is waited for
+            failed = error
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(give, value)
+            loop.call_soon_threadsafe(give, value, failed)
 
     threading.Thread(target=work, daemon=True).start()
     await asyncio.wait({answer}, timeout=limit_s)

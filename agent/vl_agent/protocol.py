@@ -451,6 +451,7 @@ Cause = Literal[
     "stopped",
     "fenced",
     "host_fault",
+    "gpu_fault",
     "hang",
     "preempted",
     "link_only",

@@ -102,7 +102,7 @@ async def test_metrics_of_script_and_machine_are_journaled(tmp_path: Path, monke
 
 async def test_a_watcher_that_fails_is_said_and_hurts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
-        raise ValueError("broken")
+        raise RuntimeError("broken")
 
     monkeypatch.setattr("vl_agent.metrics.host.HostWatch.look", broken)
     _, events = await ran(tmp_path, BARS)
