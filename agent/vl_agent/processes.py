@@ -18,6 +18,10 @@ from pathlib import Path
 PROC = Path("/proc")
 MARKER = "VL_TRAINING"
 """Environment variable whose value is a training's own."""
+APART = "VL_APART"
+"""Environment variable of what the agent itself runs beside a training: it is none of the training's."""
+own: set[int] = set()
+"""Pids of what the agent itself runs beside a training: who started them waits for them."""
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -87,8 +91,10 @@ def members(family: Family) -> list[int]:
 
 
 def _is_adopted(process: Process, family: Family) -> bool:
-    """A child of ours that began after the training: we start nothing else then, so its parents were the training's."""
-    return _adopts and process.parent == os.getpid() and 0 < family.leader_start <= process.start
+    """A child of ours that began after the training, and that we did not start: its parents were the training's."""
+    if not _adopts or process.parent != os.getpid() or not 0 < family.leader_start <= process.start:
+        return False
+    return not _has_mark(process.pid, f"{APART}=1".encode())
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:
@@ -140,11 +146,11 @@ def adopt_orphans() -> None:
     _adopts = bool(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def reap(own: Collection[int]) -> None:
-    """Collect adopted children that have ended; ``own`` are left to who waits for them."""
+def reap(besides: Collection[int]) -> None:
+    """Collect adopted children that have ended; ``besides`` and ``own`` are left to who waits for them."""
     me = os.getpid()
     for process in list(all_processes()):
-        if process.parent == me and process.zombie and process.pid not in own:
+        if process.parent == me and process.zombie and process.pid not in (*besides, *own):
             try:
                 os.waitpid(process.pid, os.WNOHANG)
             except ChildProcessError:
