@@ -84,6 +84,8 @@ class Leaving:
     def began(self) -> None:
         """The command runs: what was said before counts now."""
         self._running = True
+        if self.noticed and self.uploads is not None:
+            self.uploads.hurry()
         if self._told is not None:
             self._end(*self._told)
 

@@ -40,10 +40,7 @@ async def _once(words: list[str], timeout_s: float) -> Notice | None:
     """One run. None: it ended otherwise, or not in time. Raises ``OSError``, ``ValueError``."""
     if not words:
         raise ValueError("no program is named")
-    process = await asyncio.create_subprocess_exec(
-        *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True, env={**os.environ, processes.APART: "1"}, limit=_MOST_LINE,
-    )  # fmt: skip
+    process = await _start(words)
     processes.own.add(process.pid)
     try:
         reading = asyncio.create_task(_said(process))
@@ -56,6 +53,23 @@ async def _once(words: list[str], timeout_s: float) -> Notice | None:
     finally:
         await _end(process)
         processes.own.discard(process.pid)
+
+
+async def _start(words: list[str]) -> asyncio.subprocess.Process:
+    """A process that has begun is never forgotten, also when the watch is ended in just that moment."""
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL, start_new_session=True, env={**os.environ, processes.APART: "1"},
+            limit=_MOST_LINE,
+        )
+    )  # fmt: skip
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await _end(await starting)
+        raise
 
 
 async def _said(process: asyncio.subprocess.Process) -> Notice | None:
@@ -87,12 +101,16 @@ def _printable(line: bytes) -> str:
 
 async def _end(process: asyncio.subprocess.Process) -> None:
     """It and what it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        waiting = asyncio.create_task(process.wait())
+    waiting = asyncio.create_task(process.wait())
+    try:
+        _signal(process, signal.SIGTERM)
         await asyncio.wait({waiting}, timeout=1.0)
-        if waiting.done():
-            continue
+    finally:
+        _signal(process, signal.SIGKILL)
+        await asyncio.wait({waiting}, timeout=1.0)
         waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
