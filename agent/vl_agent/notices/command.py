@@ -107,8 +107,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await asyncio.wait({waiting}, timeout=1.0)
     finally:
         _signal(process, signal.SIGKILL)
-        await asyncio.wait({waiting}, timeout=1.0)
-        waiting.cancel()
+        assert process.stdout is not None
+        rest = asyncio.create_task(process.stdout.read())  # to its end, which closes the pipe
+        await asyncio.wait({waiting, rest}, timeout=1.0)
+        for task in (waiting, rest):
+            task.cancel()
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
