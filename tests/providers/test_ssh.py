@@ -176,7 +176,7 @@ async def test_termination_ends_a_real_supervisor(at: Harness, sshd: Sshd, tmp_p
     box = await at.launch()
     connection = await connect(sshd.address(), box_id=box.id, pins=Pins(tmp_path / "pins"))
     agent = await install_agent(connection, cache=tmp_path / "cache")
-    config = AgentConfig("run", "t", 1, store.url, {}, {}, box=box.id, owned=True)
+    config = AgentConfig("run", "t", 1, store.url, box=box.id, owned=True)
     supervise = agent.command(["supervise", "--run", "run", "--launch", "1"])
     told = await connection.run(supervise, stdin=encode(config), timeout=20)
     assert told.exit_status == 0, told.stderr

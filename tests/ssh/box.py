@@ -74,6 +74,10 @@ class Listener:
         """How often the channel came up."""
         return sum(name == "attached" for name, _ in self.states)
 
+    def drops(self) -> int:
+        """How often it went down; it may be up again before anybody looks."""
+        return sum(name == "down" for name, _ in self.states)
+
     def phase(self) -> str:
         return self.beats[-1].phase if self.beats else ""
 
