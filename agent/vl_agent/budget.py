@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 MARGIN_S = 5.0
-"""Kept free of the window, for the last commit and the word that the run is released."""
+"""Kept free of a window, for the last commit and the word that the run is released; of a short one a quarter."""
 _RECENT = 5
 _RECENT_STEPS = 20
 
@@ -37,8 +37,14 @@ class Choice:
     figures: Mapping[str, float | None]
 
 
-def choose(left_s: float | None, seen: Measured, *, helper: bool) -> Choice:
-    """What to do with ``left_s`` seconds until the box goes (None: nobody knows how many). There are six cases:
+def margin_s(window_s: float) -> float:
+    """What is kept free of a window of ``window_s`` seconds."""
+    return min(MARGIN_S, max(0.0, window_s) / 4)
+
+
+def choose(left_s: float | None, seen: Measured, *, helper: bool, margin_s: float = MARGIN_S) -> Choice:
+    """What to do with ``left_s`` seconds until the box goes (None: nobody knows how many), of which ``margin_s`` are kept
+    free. There are six cases:
 
     1. the script saves on its own only: what it saved and saves is uploaded;
     2. nobody knows how long is left: what is on its way first, then a fresh save;
@@ -47,7 +53,7 @@ def choose(left_s: float | None, seen: Measured, *, helper: bool) -> Choice:
     5. they do not, but something is on its way: that is finished;
     6. nothing is on its way: what is durable stays.
     """
-    window = None if left_s is None else left_s - MARGIN_S
+    window = None if left_s is None else left_s - margin_s
     figures = {"window_s": _r(window), "save_s": _r(seen.save_s), "upload_s": _r(seen.upload_s)}
     figures["pending_s"] = _r(seen.pending_s)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vl_agent import control
-from vl_agent.budget import MARGIN_S, Measures, choose
+from vl_agent.budget import MARGIN_S, Measures, choose, margin_s
 from vl_agent.notices import Notice
 from vl_agent.protocol import Cause
 from vl_agent.status import Status
@@ -23,8 +23,8 @@ from vl_agent.training import Training
 LOOK_S = 0.1
 STOP_GRACE_S = 30.0
 """A command that was told to save and stop, and can't by itself, gets so long after SIGTERM."""
-NOTICE_GRACE_S = 2.0
-"""On a notice."""
+NOTICE_GRACE = 0.4
+"""On a notice it gets this share of what is kept free of the window, and half a second at least."""
 HELPER_GRACE_S = 120.0
 """A helper that was told to save and stop finishes its step and its save within this."""
 UNKNOWN_WINDOW_S = 120.0
@@ -58,6 +58,8 @@ class Leaving:
         self._told: tuple[str, float | None, bool] | None = None
         self._notice: Notice | None = None
         self._choice = ""
+        self._margin_s = MARGIN_S
+        """Kept free of the window."""
         self._over = asyncio.Event()
         self._deciding: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -114,9 +116,10 @@ class Leaving:
         self._notice = notice
         deadline = notice.deadline or known or self._wall() + UNKNOWN_WINDOW_S
         self._status.notice_deadline = deadline
+        window = deadline - self._wall()
+        self._margin_s = margin_s(window)
         if before is None:
-            window = round(deadline - self._wall(), 1)
-            self._tell("notice", source=notice.source, window_s=window, detail=notice.detail)
+            self._tell("notice", source=notice.source, window_s=round(window, 1), detail=notice.detail)
         if self.uploads is not None:
             self.uploads.hurry()
         if not self._running:
@@ -147,13 +150,14 @@ class Leaving:
             return True
         left = None if notice.deadline is None else deadline - self._wall()
         pending = self.uploads is not None and self.uploads.pending is not None
-        found = choose(left, self._measures.measured(time.monotonic(), pending=pending), helper=self.helper)
+        seen = self._measures.measured(time.monotonic(), pending=pending)
+        found = choose(left, seen, helper=self.helper, margin_s=self._margin_s)
         if found.choice != self._choice:
             self._choice = found.choice
             self._tell("notice_save", choice=found.choice, why=found.why, **found.figures)
         if found.choice == "fresh":
             self._end("notice", deadline, save=True)
-        elif self._wall() >= deadline - MARGIN_S:
+        elif self._wall() >= deadline - self._margin_s:
             self._end("notice", deadline, save=False)
         return self._told is not None
 
@@ -166,12 +170,13 @@ class Leaving:
             self._stopping = asyncio.create_task(self._stop(why, deadline, save=save))
 
     async def _stop(self, why: str, deadline: float | None, *, save: bool) -> None:
+        grace_s = max(0.5, NOTICE_GRACE * self._margin_s)
         if save and self.helper and self._told_to_save(why, deadline):
-            limit = HELPER_GRACE_S if deadline is None else max(1.0, deadline - self._wall() - NOTICE_GRACE_S)
+            limit = HELPER_GRACE_S if deadline is None else max(1.0, deadline - self._wall() - grace_s)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._over.wait(), limit)
         if self._running:
-            await self._training.end(why, grace_s=STOP_GRACE_S if deadline is None else NOTICE_GRACE_S)
+            await self._training.end(why, grace_s=STOP_GRACE_S if deadline is None else grace_s)
 
     def _told_to_save(self, why: str, deadline: float | None) -> bool:
         try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from vl_agent.attempt import Attempt
-from vl_agent.budget import MARGIN_S, Choice, Measured, Measures, choose
+from vl_agent.budget import MARGIN_S, Choice, Measured, Measures, choose, margin_s
 from vl_agent.notices import Notice
 
 from tests.agent.held import Held
@@ -152,17 +152,21 @@ async def test_advice_and_trouble_are_told_and_end_nothing(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("window_s", [5, 30, 120])
 @pytest.mark.parametrize(
-    ("save_s", "upload_s", "needs"), [(0.5, 2.0, 8), (2.0, 18.0, 25), (20.0, 60.0, 85), (30, 120, 155)]
-)
+    ("save_s", "upload_s", "fits_into"), [(0.5, 2.0, 5), (1.5, 2.5, 30), (5.0, 20.0, 30), (20.0, 60.0, 120), (30, 120, 155)]
+)  # fmt: skip
 def test_a_fresh_save_is_chosen_when_save_and_upload_fit_and_else_what_is_on_its_way(
-    window_s: float, save_s: float, upload_s: float, needs: float
+    window_s: float, save_s: float, upload_s: float, fits_into: float
 ) -> None:
-    seen = Measured(save_s, upload_s)
-    pending = Measured(save_s, upload_s, 1.0, True)
-    fits = needs <= window_s
-    assert choose(window_s, seen, helper=True).choice == ("fresh" if fits else "none")
-    assert choose(window_s, pending, helper=True).choice == ("fresh" if fits else "upload")
-    assert choose(window_s, pending, helper=False).choice == "upload"
+    seen, margin = Measured(save_s, upload_s), margin_s(window_s)
+    pending = Measured(save_s, upload_s, 0.1, True)
+    fits = fits_into <= window_s
+    assert choose(window_s, seen, helper=True, margin_s=margin).choice == ("fresh" if fits else "none")
+    assert choose(window_s, pending, helper=True, margin_s=margin).choice == ("fresh" if fits else "upload")
+    assert choose(window_s, pending, helper=False, margin_s=margin).choice == "upload"
+
+
+def test_of_a_long_window_five_seconds_are_kept_free_and_of_a_short_one_a_quarter() -> None:
+    assert [margin_s(window) for window in (120, 30, 20, 5, 0, -3)] == [5.0, 5.0, 5.0, 1.25, 0.0, 0.0]
 
 
 def test_the_reason_and_its_figures_are_told() -> None:
@@ -177,6 +181,9 @@ def test_the_reason_and_its_figures_are_told() -> None:
         "save 2.0 s, upload 18.0 s, 12.0 s of the one on its way: not within 25.0 s; the one on its way is finished"
     )
     assert choose(5.0, Measured(0.0, 0.1), helper=True).choice == "none", "the last commit has its margin"
+    assert (
+        choose(5.0, Measured(1.0, 2.0), helper=True, margin_s=1.25).why == "save 1.0 s, upload 2.0 s: fits into 3.8 s"
+    )
     assert choose(-20.0, Measured(None, None), helper=True).why.endswith("tries within -25.0 s")
 
 
@@ -279,15 +286,68 @@ async def test_a_store_that_is_too_slow_gets_what_is_on_its_way_and_the_script_t
     held.checked()
 
 
-async def test_five_seconds_are_kept_for_what_is_on_its_way_and_the_release(tmp_path: Path) -> None:
-    held, attempt, running = await slow(tmp_path, upload_s=0.5, wall=Wall())
+async def test_in_five_seconds_a_store_that_is_too_slow_gets_what_is_on_its_way_and_the_run_is_released(
+    tmp_path: Path,
+) -> None:
+    held, attempt, running = await slow(tmp_path, upload_s=3.5, wall=Wall())
     attempt.notice(Notice("runpod", time.time() + 5, "SIGTERM"))
     held.store.open.set()  # type: ignore[attr-defined]
     ended = await asyncio.wait_for(running, 30)
     assert ended.cause == "notice"
-    assert fields(held, "notice_save")["choice"] == "upload"
+    (save,) = [event for event in journal(held) if event["kind"] == "notice_save"][:1]
+    assert (save["choice"], save["upload_s"]) == ("upload", 3.5)
+    assert "the one on its way is finished" in save["why"]
     assert held.head_in_store().checkpoint.step == 6  # type: ignore[union-attr]
     assert held.head_in_store().state == "released", "the next box need not wait for this one to be seen gone"
+
+
+class Slow(MemoryStore):
+    """Each blob takes ``blob_s``."""
+
+    blob_s = 0.3
+
+    async def _ask(self, ask: Ask) -> object:
+        if ask.op in ("put", "create") and "blobs/" in ask.key:
+            await asyncio.sleep(self.blob_s)
+        return await super()._ask(ask)
+
+
+@pytest.mark.parametrize("window_s", [5, 30, 120])
+async def test_what_saves_and_uploads_took_before_decides_and_their_figures_are_told(
+    tmp_path: Path, window_s: float
+) -> None:
+    """Nothing is told to it: the figures are those of its own saves to this store."""
+    held = Held(tmp_path, Slow())
+    await held.begin(words("--helper", "--steps", 4000, "--wait-at", 12))
+    attempt = held.attempt()
+    running = asyncio.create_task(attempt.run("box-1"))
+    await until(lambda: held.status.durable_step == 10 and held.status.step == 12)
+    attempt.notice(Notice("runpod", time.time() + window_s, "SIGTERM"))
+    assert (await asyncio.wait_for(running, 30)).cause == "notice"
+    assert held.head_in_store().checkpoint.step == 12  # type: ignore[union-attr]
+    save = fields(held, "notice_save")
+    assert save["choice"] == "fresh"
+    assert 0.3 <= save["upload_s"] < window_s
+    assert save["why"].endswith(f"fits into {save['window_s']:.1f} s")
+    assert fields(held, "notice")["window_s"] == pytest.approx(window_s, abs=0.5)
+    held.checked()
+
+
+async def test_a_store_whose_uploads_were_too_slow_before_gets_no_fresh_save(tmp_path: Path) -> None:
+    store = Slow()
+    store.blob_s = 1.5
+    held = Held(tmp_path, store)
+    await held.begin(words("--helper", "--steps", 4000, "--wait-at", 7))
+    attempt = held.attempt()
+    running = asyncio.create_task(attempt.run("box-1"))
+    await until(lambda: held.status.durable_step == 5 and held.status.step == 7)
+    attempt.notice(Notice("runpod", time.time() + 1.5, "SIGTERM"))
+    assert (await asyncio.wait_for(running, 30)).cause == "notice"
+    assert held.head_in_store().checkpoint.step == 5  # type: ignore[union-attr]
+    *_, save = [event for event in journal(held) if event["kind"] == "notice_save"]
+    assert save["choice"] == "none"
+    assert save["upload_s"] >= 1.5
+    assert save["why"].endswith("the last durable save stays")
 
 
 async def test_once_what_was_on_its_way_is_durable_a_fresh_save_may_fit(tmp_path: Path) -> None:
