@@ -152,7 +152,8 @@ async def test_advice_and_trouble_are_told_and_end_nothing(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("window_s", [5, 30, 120])
 @pytest.mark.parametrize(
-    ("save_s", "upload_s", "fits_into"), [(0.5, 2.0, 5), (1.5, 2.5, 30), (5.0, 20.0, 30), (20.0, 60.0, 120), (30, 120, 155)]
+    ("save_s", "upload_s", "fits_into"),
+    [(0.5, 2.0, 5), (1.5, 2.5, 30), (5.0, 20.0, 30), (20.0, 60.0, 120), (30, 120, 155)],
 )  # fmt: skip
 def test_a_fresh_save_is_chosen_when_save_and_upload_fit_and_else_what_is_on_its_way(
     window_s: float, save_s: float, upload_s: float, fits_into: float
