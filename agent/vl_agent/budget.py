@@ -43,7 +43,7 @@ def margin_s(window_s: float) -> float:
 
 
 def choose(left_s: float | None, seen: Measured, *, helper: bool, margin_s: float = MARGIN_S) -> Choice:
-    """What to do with ``left_s`` seconds until the box goes (None: nobody knows how many), of which ``margin_s`` are kept
+    """What to do with ``left_s`` seconds until the box goes (None: nobody knows how many), ``margin_s`` of them kept
     free. There are six cases:
 
     1. the script saves on its own only: what it saved and saves is uploaded;
