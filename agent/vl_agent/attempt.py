@@ -87,6 +87,7 @@ class Attempt:
         self._missed = 0
         self._running = False
         self._fenced: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
+        self._sweeping: asyncio.Task[None]
 
     @property
     def pid(self) -> int:
@@ -98,7 +99,8 @@ class Attempt:
         ``place``: what the box was recognised as, for the journal."""
         self._tell("claimed", launch=self.head.launch, box=box, **place)
         tasks = [asyncio.create_task(self.journal.keep_shipping()), asyncio.create_task(self._shipper.keep_shipping())]
-        tasks.append(asyncio.create_task(self._sweep()))
+        self._sweeping = asyncio.create_task(self._sweep())
+        tasks.append(self._sweeping)
         try:
             ended = await self._foreseen()
         except Fenced as fenced:
@@ -192,6 +194,7 @@ class Attempt:
             keep_every=self.spec.checkpoints.keep_every,
             tell=self._tell,
             distrusted=restored.bad,
+            swept=self._sweeping.done,
         )
         self._leaving.uploads = self._pipeline
         control.clear(self._control)
@@ -216,7 +219,7 @@ class Attempt:
             if not waiting.done():
                 await self._cut(durable, waiting)
             ended = self._exited(await waiting)
-            self._read(progress, pipeline)
+            await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
             await pipeline.close()
             await self._settled(durable, pipeline)
@@ -224,7 +227,7 @@ class Attempt:
             for task in (reading, durable, waiting):
                 task.cancel()
             await asyncio.gather(reading, durable, waiting, return_exceptions=True)
-        self._read(progress, pipeline)
+        await self._read_all(progress, pipeline)
         return await self._conclude(ended)
 
     async def _cut(self, durable: asyncio.Task[None], waiting: asyncio.Task[Ended]) -> None:
@@ -334,8 +337,15 @@ class Attempt:
 
     async def _keep_reading(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         while True:
-            self._read(progress, pipeline)
+            await self._read_all(progress, pipeline)
             await asyncio.sleep(PROGRESS_S)
+
+    async def _read_all(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
+        """In turns with everything else: a script may tell as quickly as it is read."""
+        self._read(progress, pipeline)
+        while progress.behind:
+            await asyncio.sleep(0)
+            self._read(progress, pipeline)
 
     def _read(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         """What the helper told: steps into the journal, saves to the pipeline."""

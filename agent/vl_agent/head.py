@@ -60,11 +60,16 @@ async def submit(store: Store, spec: RunSpec) -> Head:
         there = decode(RunSpec, (await store.get(key)).data)
         if replace(there, submitted_at=0.0) != replace(spec, submitted_at=0.0):
             raise Exists(f"{store.url}: a run called {spec.name} is there already: choose another name.") from None
+    return await first(store, spec.name)
+
+
+async def first(store: Store, run: str) -> Head:
+    """The run's head; made (epoch 0, waiting) where whoever wrote the spec was killed before it came to that."""
     head = Head(0, "", 0, 0, "waiting", None, (), 1, _nonce())
     try:
-        await _created(store, protocol.head_key(spec.name), encode(head))
+        await _created(store, protocol.head_key(run), encode(head))
     except Exists:
-        return (await read(store, spec.name))[0]
+        return (await read(store, run))[0]
     return head
 
 

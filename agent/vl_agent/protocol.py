@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import struct
 import types
@@ -40,7 +41,6 @@ RUN_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 
 LEASE_KEY = "fleet/lease.json"
 VIEW_KEY = "fleet/view.json"
-EXCLUSIONS_KEY = "fleet/exclusions.json"
 INTENTS_PREFIX = "fleet/intents/"
 RUNS_PREFIX = "runs/"
 
@@ -235,6 +235,7 @@ class RunSpec:
 
     name: str
     fleet: str
+    """Whose controller keeps it; empty: nobody's (``vl-agent run``)."""
     command: str
     """Run by ``/bin/sh -c`` in the working folder."""
     checkpoints: CheckpointPolicy
@@ -395,7 +396,7 @@ class Lease:
 # Written by the agent (journal/agent-<epoch>):
 #   claimed        launch, box, provider, notices, ends   the epoch is held by this box; how it ends itself, in words
 #   restoring      step, bytes                        a checkpoint is being fetched
-#   restored       step, bytes, seconds, source       source: store | prefetched | local; step None: a fresh start
+#   restored       step, bytes, seconds, source       source: store | prefetched | local; step None, source "": fresh
 #   moved_aside    paths                              files in the checkpoint folder that are not the head's checkpoint
 #   bad_checkpoint step, manifest, why                a blob missing or corrupt; the one before is used
 #   credentials    how, warning                       what this box reaches the store with; never the values
@@ -419,13 +420,11 @@ class Lease:
 #   warning        text
 #   ended          state, detail                      the supervisor's last word
 # Written by the controller (journal/controller-<generation>):
-#   submitted      by
+#   submitted      by                                 by whoever submits, as generation 0
 #   controller     generation, owner                  a controller took the run over
-#   launched       launch, provider, place, market, usd_hour, gpu, box_name, why, rejected ([{offer, why}])
-#   provisioned    launch, box, seconds
-#   prepared       launch, seconds
-#   attempt        launch, provider, place, market, usd_hour, why (submit|failover|migrate|escalate|restart|rollback)
-#   verdict        launch, verdict, cause, evidence ([{witness, says, age_s}])
+#   launched       launch, provider, place, market, usd_hour, gpu, box_name, why, words, rejected ([{offer, why}])
+#   attempt        launch, provider, place, market, usd_hour, why (submit|failover|migrate|escalate|restart)
+#   verdict        launch, verdict, cause, words, evidence ([{witness, says, age_s}])
 #   launch_ended   launch, reason, detail
 #   terminated     launch, box
 #   intent         id, action, result, detail
@@ -631,9 +630,13 @@ def decode(cls: type[T], raw: bytes | str | Mapping[str, Any]) -> T:
     return typing.cast(T, _record(cls, body, cls.__name__))
 
 
+_MOST_DIGITS = 20
+_MOST = math.nextafter(math.inf, 0)
+
+
 def _json_object(raw: bytes | str) -> dict[str, Any]:
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw, parse_constant=_no_constant, parse_int=_integer, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {error}") from None
     if not isinstance(body, dict):
@@ -643,6 +646,20 @@ def _json_object(raw: bytes | str) -> dict[str, Any]:
 
 def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
+
+
+def _integer(word: str) -> int:
+    """Nothing here needs more than 64 bits, and a longer one fails wherever it is turned into a float."""
+    if len(word) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(word)} digits")
+    return int(word)
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word[:20]} is out of range")
+    return number
 
 
 def _record(cls: Any, body: Mapping[str, Any], where: str) -> Any:
@@ -679,7 +696,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     elif hint is Any:
         return value
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST:
             return float(value)
     elif hint in (int, str, bool) and type(value) is hint:
         return value

@@ -144,11 +144,16 @@ class Held:
         part.write_bytes(torch_like(words or f"step {step}"))
         return part.rename(self.checkpoints / f"step-{step}.pt")
 
-    def pipeline(self, *, keep: int = 3, distrusted: Sequence[str] = ()) -> Pipeline:
+    def pipeline(
+        self, *, keep: int = 3, distrusted: Sequence[str] = (), swept: Callable[[], bool] = lambda: True
+    ) -> Pipeline:
         watch = Watch(self.checkpoints)
         watch.ignore_present()
         reach = Reach(self.status, self.told.tell)
-        return Pipeline(self.store, RUN, self.head, watch, reach, keep=keep, tell=self.told.tell, distrusted=distrusted)
+        return Pipeline(
+            self.store, RUN, self.head, watch, reach, keep=keep, tell=self.told.tell, swept=swept,
+            distrusted=distrusted,
+        )  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def running(self, pipeline: Pipeline) -> AsyncIterator[asyncio.Task[None]]:

@@ -47,7 +47,7 @@ class SshProvider(Provided):
 
     kind: Literal["ssh"]
     hosts: Annotated[tuple[str, ...], Field(strict=False, examples=["[gpu1, gpu2]"])]
-    usd_hour: float = Field(0.0, ge=0)
+    usd_hour: float = Field(0.0, ge=0, le=1e6)
     name: ProviderName = "ssh"
 
     @field_validator("hosts")

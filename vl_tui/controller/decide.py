@@ -26,7 +26,7 @@ from vl_tui.controller.actions import (
     Terminate,
     Wait,
 )
-from vl_tui.controller.place import avoided, launch_at, rejected, secrets_missing, want
+from vl_tui.controller.place import at, avoided, launch_at, rejected, secrets_missing, want
 from vl_tui.domain.run import Facts, LaunchView, RunView
 from vl_tui.policy.candidates import best, candidates
 
@@ -247,7 +247,7 @@ def _spare_trouble(spare: LaunchView) -> tuple[LaunchEndReason, str] | None:
 
 
 def _on_its_way(spare: LaunchView) -> str:
-    where = f"launch {spare.number} at {spare.record.offer}"
+    where = f"box {spare.number} at {at(spare.record)}"
     if spare.beat is not None:
         return f"{where}: {spare.beat.detail or spare.beat.phase}"
     return f"{where}: {'boots' if spare.boxes else 'asked for'}"

@@ -172,6 +172,10 @@ async def _end_launch(run: RunState, action: EndLaunch) -> None:
     key = launch_end_key(run.spec.name, action.launch)
     if not await _create(run.ports.store, key, encode(end)):
         end = decode(LaunchEnd, (await run.ports.store.get(key)).data)
+    await _given_up(run, tracked, end)
+
+
+async def _given_up(run: RunState, tracked: Tracked, end: LaunchEnd) -> None:
     tracked.end, tracked.ended_at = end, run.now
     await drop_link(tracked)  # the next one only looks on: it starts no agent on a box that was given up
     run.pause_after_failure()
@@ -225,10 +229,20 @@ async def _start(run: RunState, action: Start) -> None:
             expect_epoch=run.head.epoch,
         )  # fmt: skip
     except heads.Refused as error:
+        await _look_for_end(run, tracked)
         raise NotNow(f"{run.spec.name}: {error}") from error
     tracked.relinked_at = tracked.prepared_at = None
     tracked.follow(run.head, run.now)
     run.tell_attempt(tracked.record, action.why)
+
+
+async def _look_for_end(run: RunState, tracked: Tracked) -> None:
+    """A request of the controller before that was late may have given the launch up: nobody waits for it then."""
+    try:
+        stored = await run.ports.store.get(launch_end_key(run.spec.name, tracked.record.number))
+    except NotFound:
+        return
+    await _given_up(run, tracked, decode(LaunchEnd, stored.data))
 
 
 async def _end(run: RunState, action: End) -> None:

@@ -98,8 +98,12 @@ class RunState:
                 self.tell_launched(tracked.record, "", ())
             if tracked.end is not None and not journal.has("launch_ended", launch=number):
                 self.tell_ended(tracked.end)
-        if head.launch in self.launches and not journal.has("attempt", epoch=head.epoch):
-            self.tell_attempt(self.launches[head.launch].record)
+        self._tell_untold_attempt()
+
+    def _tell_untold_attempt(self) -> None:
+        """A start that was done, though nobody came to say so: its answer was lost, or its controller was killed."""
+        if self.head.launch in self.launches and not self.journal.has("attempt", epoch=self.head.epoch):
+            self.tell_attempt(self.launches[self.head.launch].record)
 
     def _recall_decision(self) -> None:
         for event in self.journal.told:
@@ -125,9 +129,13 @@ class RunState:
     # -- looking --
 
     async def observe(self) -> None:
-        """Read the head and the holder's beat. Out of reach, every silence so far is void: it may have been ours."""
+        """Read the head and the holder's beat. Out of reach, every silence so far is void: it may have been ours.
+        Raises ``NewerController``: who slept, and wakes, decides nothing by what it knew before."""
         try:
             self.head, _ = await heads.read(self.ports.store, self.spec.name)
+            if self.head.generation > self.lease.generation:
+                raise heads.NewerController(self.head.generation)
+            self._tell_untold_attempt()
             if self.head.state == "running":
                 await self._read_beat()
             self.reached = True

@@ -70,8 +70,9 @@ async def anything_left(fleet: FleetConfig) -> bool:
             return True
         for name in await runs.names(store):
             with contextlib.suppress(NotFound, ProtocolError):
-                if (await runs.head(store, name)).state not in ENDED_STATES:
-                    return (await runs.spec(store, name)).fleet == fleet.fleet
+                goes_on = (await runs.head(store, name)).state not in ENDED_STATES
+                if goes_on and (await runs.spec(store, name)).fleet == fleet.fleet:
+                    return True
         return False
     finally:
         await store.close()

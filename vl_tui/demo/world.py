@@ -145,14 +145,22 @@ class World:
             await asyncio.sleep(0.5)
 
     async def cleaned_up(self) -> int:
-        """Wait until the controller has ended every box; returns how many boxes and processes are left."""
+        """Wait until the controller has ended every box that the run needs no more; returns how many boxes and
+        processes are left."""
         end = time.monotonic() + CLEAN_UP_S
         while True:
+            needed = await self._needed()
             left = await self.lab.orphans()
-            count = len(left["boxes"]) + len(left["processes"])
+            count = len([box for box in left["boxes"] if box not in needed]) + len(left["processes"])
             if not count or time.monotonic() > end:
                 return count
             await asyncio.sleep(0.3)
+
+    async def _needed(self) -> set[str]:
+        """Boxes of a run that goes on; of one that has ended, none."""
+        if (await self.look()).ended:
+            return set()
+        return {launched.record.name for launched in await runs.launches(self.store, RUN) if launched.end is None}
 
     async def history(self) -> list[BoxHistory]:
         return [BoxHistory(str(b["id"]), str(b["name"]), not b.get("ended")) for b in await self.lab.boxes()]

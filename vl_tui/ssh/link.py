@@ -236,7 +236,7 @@ class BoxLink:
         if answer is not None and not answer.done():
             try:
                 body = json.loads(frame.payload)
-            except ValueError:
+            except (ValueError, RecursionError):
                 body = None
             if isinstance(body, dict):
                 answer.set_result(body)

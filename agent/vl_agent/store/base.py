@@ -13,8 +13,8 @@ from typing import Protocol
 
 # StoreError
 #   NotFound      no such key
-#   Exists        create: the key is there already
-#   Moved         swap: the key's version is another one (412), or the key is gone
+#   Exists        create: the key is there already, or somebody is just making it (412, 409)
+#   Moved         swap: the key's version is another one (412), being changed (409), or the key is gone
 #   Unanswered    sent, but no answer came: it may or may not have happened
 #   Denied        credentials are missing, wrong, expired or do not allow it
 #   NoStore       the URL is none, or nothing is there: no such bucket
@@ -30,11 +30,11 @@ class NotFound(StoreError):
 
 
 class Exists(StoreError):
-    """``create``: the key is there already."""
+    """``create``: the key is there already, or somebody is just making it: who needs to know looks."""
 
 
 class Moved(StoreError):
-    """``swap``: the key's version is not the one given, or the key is gone."""
+    """``swap``: the key's version is not the one given any more, or the key is gone. Nothing was written."""
 
 
 class Unanswered(StoreError):

@@ -76,6 +76,8 @@ class ObjectStore:
             )
         except NotFound:  # AWS answers 404, others 412, when the key is gone
             raise Moved(f"{self.url}: {key} is gone.") from None
+        except Exists:  # 409: it met another write of that key and was not done
+            raise Moved(f"{self.url}: {key} has changed since it was read.") from None
         return _token(result)
 
     async def get(self, key: str) -> Stored:
