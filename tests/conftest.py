@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.sshd", "tests.fixtures.fleet"]
+pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.sshd", "tests.fixtures.fleet", "tests.fixtures.slurm"]
 
 os.environ["VL_METADATA_ENDPOINT"] = ""  # no agent that a test starts looks for a cloud around this machine
 

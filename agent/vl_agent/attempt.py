@@ -126,6 +126,11 @@ class Attempt:
         """The provider will take this box."""
         self._leaving.notice(notice)
 
+    @property
+    def noticed(self) -> Notice | None:
+        """The notice that counts, where one came."""
+        return self._leaving.had
+
     def withdrawn(self, source: str, detail: str) -> None:
         """It will not."""
         self._leaving.withdrawn(source, detail)

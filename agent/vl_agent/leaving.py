@@ -81,6 +81,11 @@ class Leaving:
     def noticed(self) -> bool:
         return self._notice is not None
 
+    @property
+    def had(self) -> Notice | None:
+        """The notice that counts."""
+        return self._notice
+
     # ------------------------------------------------------------------------------------- what becomes of the command
 
     def began(self) -> None:

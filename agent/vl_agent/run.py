@@ -158,6 +158,9 @@ async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head
         ended = await attempt.run("", provider=watches.place.provider, notices=list(watches.names))
         if ended.cause not in ("fenced", "host_fault"):
             await watches.durable()
+        if ended.cause == "notice" and attempt.noticed is not None and slurm.takes_its_job(attempt.noticed):
+            _say("all that was saved is durable: waits for Slurm to take this job, and to begin it again where it may")
+            await asyncio.sleep(slurm.TAKEN_S)
         return ended
     finally:
         await watches.close()

@@ -12,11 +12,13 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 
-from vl_agent.notices import WINDOW_S, Ear
+from vl_agent.notices import WINDOW_S, Ear, Notice
 from vl_agent.notices.signals import Window, listen
 
 USER_SIGNAL_S = 20.0
 """From a user signal at preemption to the kill, as measured; before a time limit it is what the job asked for."""
+TAKEN_S = 600.0
+"""A job that was told to go is taken within this: grace time, the half minute between Slurm's looks, KillWait."""
 _LONG_S = 1800.0
 
 
@@ -42,3 +44,10 @@ def user_window_s(environ: Mapping[str, str]) -> float:
 def restarted(environ: Mapping[str, str]) -> bool:
     """Whether this is a requeued job, begun again by Slurm and not by a person."""
     return environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
+def takes_its_job(notice: Notice) -> bool:
+    """Whether Slurm will end the job that had this notice, and begin it again where it may: at a preemption. A job that
+    ends by itself before counts as done. A user's signal also comes before the time limit, after which nothing begins
+    again: then the job's script may still ask for it (``scontrol requeue``)."""
+    return notice.source == "slurm" and notice.detail == signal.SIGTERM.name
