@@ -1,8 +1,12 @@
 """Fixtures live in ``tests/fixtures``, one file a real counterpart (an S3 server, an sshd, a fleet of boxes)."""
 
+import os
+
 import pytest
 
-pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.sshd", "tests.fixtures.fleet"]
+pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.sshd", "tests.fixtures.fleet", "tests.fixtures.slurm"]
+
+os.environ["VL_METADATA_ENDPOINT"] = ""  # no agent that a test starts looks for a cloud around this machine
 
 _LONG = ("tests/demo/", "tests/helper/test_bit_exact_resume", "tests/controller/test_end_to_end")
 

@@ -16,13 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vl_agent import control, paths, told
+from vl_agent import control, paths, recognise, told
 from vl_agent import head as heads
+from vl_agent.budget import Measures
 from vl_agent.checkpoints import restore as restoring
 from vl_agent.checkpoints.pipeline import Pipeline
 from vl_agent.checkpoints.watch import Watch
 from vl_agent.head import Fenced
 from vl_agent.journal import Journal
+from vl_agent.leaving import STOP_GRACE_S, Leaving
 from vl_agent.log import LogShipper
 from vl_agent.notices import Notice
 from vl_agent.protocol import Cause, Head, Phase, ProtocolError, RunSpec
@@ -35,15 +37,9 @@ from vl_agent.watchers import Watchers
 T = TypeVar("T")
 
 PROGRESS_S = 0.1
-STOP_GRACE_S = 30.0
-"""A command that was told to save and stop, and can't by itself, gets so long after SIGTERM."""
-HELPER_GRACE_S = 120.0
-"""A helper that was told to save and stop finishes its step and its save within this."""
 FENCED_PATIENCE_S = 10.0
 """A save that was on its way when the epoch was found to be over is let run into its own refusal for so long."""
 LAST_WORDS_S = 10.0
-UNKNOWN_WINDOW_S = 120.0
-"""A notice that names no moment is taken to leave so long."""
 _NO_ROOM = 64 * 1024
 """Bytes below which a disk counts as full: no file of more than a few blocks can be written there."""
 
@@ -75,6 +71,7 @@ class Attempt:
     def __init__(
         self, store: Store, spec: RunSpec, head: Head, folder: paths.EpochFolder, work: Path, control_folder: Path,
         record: Path, cache: Path, status: Status, secrets: Mapping[str, str],
+        wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self.store, self.spec, self.head, self.status = store, spec, head, status
         self._work, self._control, self._cache, self._secrets = work, control_folder, cache, secrets
@@ -82,24 +79,21 @@ class Attempt:
         _make_new(folder.path)
         self.log = folder.log
         self.journal = Journal(folder.journal, spec.name, head.epoch, store)
-        self.reach = Reach(status, self.journal.tell)
+        self.measures = Measures()
+        self.reach = Reach(status, self._tell)
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
         self._training = Training(record, folder.log, tuple(secrets.values()))
+        self._leaving = Leaving(self._training, control_folder, status, self.measures, self._tell, wall)
         self._watchers = Watchers(
             store, spec, self._training, log=folder.log, checkpoints=self._checkpoints, status=status,
-            tell=self.journal.tell, reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step,
+            tell=self._tell, reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step,
             fault=self._fault,
         )  # fmt: skip
         self._pipeline: Pipeline | None = None
-        self._helper = False
-        self._noticed = False
-        self._stop_as: tuple[str, float | None, bool] | None = None
         self._faulted: tuple[Cause, str] | None = None
         self._missed = 0
         self._running = False
-        self._done = asyncio.Event()
         self._fenced: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
-        self._stopping: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None]
 
     @property
@@ -107,9 +101,10 @@ class Attempt:
         """The running command's; 0 while there is none."""
         return self._training.pid if self._running else 0
 
-    async def run(self, box: str) -> Ended:
-        """To the end of the attempt, which is told in journal and head as well. Cancelled, it ends the training."""
-        self.journal.tell("claimed", launch=self.head.launch, box=box)
+    async def run(self, box: str, **place: Any) -> Ended:
+        """To the end of the attempt, which is told in journal and head as well. Cancelled, it ends the training.
+        ``place``: what the box was recognised as, for the journal."""
+        self._tell("claimed", launch=self.head.launch, box=box, **place)
         tasks = [asyncio.create_task(self.journal.keep_shipping()), asyncio.create_task(self._shipper.keep_shipping())]
         self._sweeping = asyncio.create_task(self._sweep())
         tasks.append(self._sweeping)
@@ -122,8 +117,8 @@ class Attempt:
                 await self._training.end("the agent ends", grace_s=2.0)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        self.journal.tell("ended", state=ended.cause, detail=ended.detail)
+            await asyncio.gather(*tasks, self._leaving.close(), return_exceptions=True)
+        self._tell("ended", state=ended.cause, detail=ended.detail)
         self._phase("ended", f"{ended.cause}: {ended.detail}")
         await self._last_words()
         return ended
@@ -132,23 +127,33 @@ class Attempt:
 
     def stop(self, why: str, *, save: bool) -> None:
         """End the training; ``save``: let it save first where it can."""
-        self._begin_to_stop(why, None, save)
+        self._leaving.stop(why, save=save)
 
     def notice(self, notice: Notice) -> None:
         """The provider will take this box."""
-        if self._noticed:
-            return
-        self._noticed = True
-        deadline = notice.deadline or self.status.notice_deadline or time.time() + UNKNOWN_WINDOW_S
-        self.status.notice_deadline = deadline
-        window = round(deadline - time.time(), 1)
-        self.journal.tell("notice", source=notice.source, window_s=window, detail=notice.detail)
-        if self._helper:
-            self.journal.tell("notice_save", choice="fresh", why="the script saves at once and stops")
-        else:
-            self.journal.tell("notice_save", choice="upload", why="the script saves on its own: its newest is uploaded")
-        if self._helper or not self._running:
-            self._begin_to_stop("notice", deadline, True)
+        self._leaving.notice(notice)
+
+    @property
+    def noticed(self) -> Notice | None:
+        """The notice that counts, where one came."""
+        return self._leaving.had
+
+    def withdrawn(self, source: str, detail: str) -> None:
+        """It will not."""
+        self._leaving.withdrawn(source, detail)
+
+    def advice(self, source: str, detail: str) -> None:
+        """A softer word of the provider."""
+        self._tell("advice", source=source, detail=detail)
+
+    def trouble(self, source: str, words: str) -> None:
+        """A source of notices can't be heard."""
+        self._tell("warning", text=f"notices of {source} can't be heard: {words}")
+
+    async def warn(self, text: str) -> None:
+        """A word after its end."""
+        self._tell("warning", text=text)
+        await self._last_words()
 
     async def look_at_head(self) -> None:
         """Self-fence: a head at another epoch or holder ends this attempt, also when no save is due for hours."""
@@ -184,12 +189,10 @@ class Attempt:
     async def _all(self) -> Ended:
         self._phase("restoring", "fetches its checkpoint")
         restored = await self._asked(
-            lambda: restoring.restore(
-                self.store, self.spec.name, self.head, self._checkpoints, self._cache, self.journal.tell
-            )
+            lambda: restoring.restore(self.store, self.spec.name, self.head, self._checkpoints, self._cache, self._tell)
         )
-        if self._stop_as is not None:
-            return await self._conclude(Ended(None, None, self._cause_of_stop, f"{self._why} before it began"))
+        if self._leaving.told:
+            return await self._conclude(Ended(None, None, self._leaving.cause, f"{self._leaving.why} before it began"))
         self.status.step = self.status.saved_step = restored.step
         watch = Watch(self._checkpoints)
         watch.ignore_present()
@@ -205,15 +208,15 @@ class Attempt:
             distrusted=restored.bad,
             swept=self._sweeping.done,
         )
+        self._leaving.uploads = self._pipeline
         control.clear(self._control)
         if self.spec.checkpoints.every_s is not None:
             control.write_cadence(self._control, self.spec.checkpoints.every_s)
         self._running = True
         await self._training.start(self.spec.command, self._work, self._environment())
-        self.journal.tell("started", pid=self._training.pid, command=self.spec.command)
+        self._tell("started", pid=self._training.pid, command=self.spec.command)
         self._phase("training", "")
-        if self._stop_as is not None:  # told while it was being started
-            self._begin_to_stop(*self._stop_as)
+        self._leaving.began()
         return await self._train(self._pipeline)
 
     async def _train(self, pipeline: Pipeline) -> Ended:
@@ -248,7 +251,7 @@ class Attempt:
         if not self._fenced.done() and not isinstance(durable.exception(), Fenced):
             await durable
         self._phase("draining", "fenced: ends its training")
-        self.journal.tell("stopping", why="fenced")
+        self._tell("stopping", why="fenced")
         await self._training.end("fenced", grace_s=5.0)
         await asyncio.wait({waiting})
 
@@ -267,29 +270,32 @@ class Attempt:
 
     def _exited(self, ended: Ended) -> Ended:
         self._running = False
-        self._done.set()
-        if ended.cause == "notice" and self._stop_as is None:
+        self._leaving.over()
+        if self._leaving.told and ended.cause == "notice":
+            ended = replace(ended, cause=self._leaving.cause, detail=f"{self._leaving.why}: {ended.detail}")
+        elif self._leaving.noticed and self._cut_short(ended):
+            ended = replace(ended, cause="notice", detail=f"notice: {ended.detail}")
+        elif ended.cause == "notice":
             detail = f"exit status {ended.code}, which says that it was told to stop, but it was not"
             ended = replace(ended, cause="unknown", detail=detail)
-        elif ended.cause == "notice":
-            ended = replace(ended, cause=self._cause_of_stop, detail=f"{self._why}: {ended.detail}")
         elif ended.cause == "user_error" and (full := _full(self.log.parent, self._checkpoints)):
             ended = replace(ended, cause="host_fault", detail=f"the disk of {full} is full: {ended.detail}")
         if self._faulted is not None:
             ended = replace(ended, cause=self._faulted[0], detail=self._faulted[1])
-        self.journal.tell("exited", code=ended.code, signal=ended.signal, cause=ended.cause, detail=ended.detail)
+        self._tell("exited", code=ended.code, signal=ended.signal, cause=ended.cause, detail=ended.detail)
         return ended
 
-    @property
-    def _why(self) -> str:
-        return self._stop_as[0] if self._stop_as else ""
-
-    @property
-    def _cause_of_stop(self) -> Cause:
-        return "notice" if self._why == "notice" else "stopped"
+    def _cut_short(self, ended: Ended) -> bool:
+        """After a notice the command may have had the signal as well, from its provider; what it then made of it is no
+        word on the run."""
+        if ended.cause in ("fenced", "stopped", "host_fault"):
+            return False
+        total = self.status.total_steps or self.spec.total_steps
+        step = max(self.status.step or 0, self.status.saved_step or 0)
+        return ended.code != 0 or (total is not None and step < total)
 
     async def _give_up(self, head: Head) -> Ended:
-        self.journal.tell("fenced", head_epoch=head.epoch, head_holder=head.holder[:8])
+        self._tell("fenced", head_epoch=head.epoch, head_holder=head.holder[:8])
         if self._running:
             await self._training.end("fenced", grace_s=5.0)
             self._running = False
@@ -340,36 +346,17 @@ class Attempt:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
-    # ------------------------------------------------------------------------------------------ stopping and telling
+    # ------------------------------------------------------------------------------------------------------ telling
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self.measures.hear(kind, fields, time.monotonic())
+        self.journal.tell(kind, **fields)
 
     def _fault(self, cause: Cause, words: str) -> None:
         """A hang, or a fault of this machine: the training is ended, and its attempt for this reason."""
-        if self._stop_as is None:
+        if not self._leaving.told:
             self._faulted = cause, words
-            self._begin_to_stop(cause, None, False)
-
-    def _begin_to_stop(self, why: str, deadline: float | None, save: bool) -> None:
-        self._stop_as = self._stop_as or (why, deadline, save)
-        if self._running and self._training.pid and self._stopping is None:
-            self.journal.tell("stopping", why=why)
-            self._phase("draining", f"{why}: {'saves and stops' if save and self._helper else 'stops'}")
-            self._stopping = asyncio.create_task(self._stop(why, deadline, save=save))
-
-    async def _stop(self, why: str, deadline: float | None, *, save: bool) -> None:
-        if save and self._helper and self._told_to_save(why, deadline):
-            limit = HELPER_GRACE_S if deadline is None else max(1.0, deadline - time.time() - 2.0)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._done.wait(), limit)
-        if self._running:
-            await self._training.end(why, grace_s=STOP_GRACE_S if deadline is None else 2.0)
-
-    def _told_to_save(self, why: str, deadline: float | None) -> bool:
-        try:
-            control.write_notice(self._control, why, deadline)
-        except OSError as error:
-            self.journal.tell("warning", text=f"the script can't be told to save: {error.strerror}")
-            return False
-        return True
+            self._leaving.stop(cause, save=False)
 
     async def _keep_reading(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         while True:
@@ -391,9 +378,7 @@ class Attempt:
             elif isinstance(word, told.Save):
                 pipeline.saved(word.name, word.step, word.took_s)
             else:
-                self._helper = True
-                if self._noticed:  # heard before the script had begun
-                    self._begin_to_stop("notice", self.status.notice_deadline, True)
+                self._leaving.helper = True
         self.status.saved_step = pipeline.saved_step or self.status.saved_step
         self.status.durable_step = pipeline.durable_step
 
@@ -408,14 +393,14 @@ class Attempt:
     def _told_step(self, word: told.Step, **source: str) -> None:
         total = self.spec.total_steps if word.total is None else word.total
         self.status.step, self.status.loss, self.status.total_steps = word.step, word.loss, total
-        self.journal.tell("step", step=word.step, loss=word.loss, total=total, **source)
+        self._tell("step", step=word.step, loss=word.loss, total=total, **source)
 
     def _phase(self, phase: Phase, detail: str) -> None:
         self.status.phase, self.status.detail = phase, detail
 
     def _environment(self) -> dict[str, str]:
         """The person's environment and ours. Keys that the platform put into this box are not the trainer's."""
-        env = {k: v for k, v in os.environ.items() if k not in ("RUNPOD_API_KEY", "CONTAINER_API_KEY", "VL_HOME")}
+        env = {k: v for k, v in os.environ.items() if k not in (*recognise.KEYS, "VL_HOME")}
         env.update(self.spec.env)
         env.update(self._secrets)
         train = paths.train_folder()
@@ -424,7 +409,7 @@ class Attempt:
         if "PYTHONUNBUFFERED" not in env:
             env["PYTHONUNBUFFERED"] = "1"
             why = "loss lines on a pipe would come minutes late"
-            self.journal.tell("environment", name="PYTHONUNBUFFERED", value="1", why=why)
+            self._tell("environment", name="PYTHONUNBUFFERED", value="1", why=why)
         env["VL_CONTROL"] = str(self._control)
         env["VL_RUN"], env["VL_EPOCH"] = self.spec.name, str(self.head.epoch)
         return env

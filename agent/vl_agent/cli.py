@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--checkpoints", required=True, metavar="DIR", help="where CMD saves, below this folder")
     run.add_argument("--keep", type=int, default=3, metavar="N", help="durable checkpoints kept (default 3)")
     run.add_argument("--keep-every", type=int, metavar="STEPS", help="and the first of each so many steps")
+    run.add_argument(
+        "--take-over", action="store_true",
+        help="go on here although another machine took it up meanwhile (jobs and boxes may begin by themselves)",
+    )  # fmt: skip
     run.add_argument("--every", metavar="TIME", help="cadence for the helper: 30s, 5m, 2h")
     run.add_argument(
         "--on-hang", choices=("restart", "report"), default="restart",

@@ -10,10 +10,12 @@ a person. Standard library only: this module enters the training process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import secrets
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,25 @@ class Progress:
             os.write(self._fd, line)
         except OSError:
             return
+
+
+def leave_signals_to_the_agent() -> None:
+    """For a script that can be told to save and stop. Slurm sends its signals to every process of a job's step, and
+    more than once: they are the agent's to act on, which tells the script, and kills it when its time is over. Handlers
+    that the script has itself stay."""
+    if not {"SLURM_JOB_ID", "VL_CONTROL"} <= os.environ.keys():
+        return
+    me = os.getpid()
+
+    def heard(number: int, _frame: object) -> None:
+        if os.getpid() != me:  # a worker that was forked from it
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        with contextlib.suppress(ValueError):  # not in the main thread: nothing can be done
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, heard)
 
 
 def finite(value: float | None) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -127,14 +127,22 @@ async def reclaim(store: Store, run: str, *, epoch: int, holder: str) -> Head:
     return await _change(store, run, to_running)
 
 
-async def takeover(store: Store, run: str) -> Head:
-    """A person starts the run here, without a controller: epoch+1, claimed at once. Raises ``Refused`` when a
-    controller keeps the run."""
-    mine = f"{secrets.token_hex(16)}/{_nonce()}"
+def new_holder() -> str:
+    """A claim that nobody else can make."""
+    return f"{secrets.token_hex(16)}/{_nonce()}"
+
+
+async def takeover(store: Store, run: str, *, mine: str = "", last: Collection[str] | None = None) -> Head:
+    """A person starts the run here, without a controller: epoch+1, claimed at once, as ``mine`` where the caller has
+    that on its disk already. ``last``: nobody did, the machine began again by itself; then only while the head shows
+    one of these claims, which are its own. Raises ``Fenced``, and ``Refused`` when a controller keeps the run."""
+    mine = mine or new_holder()
 
     def to_running(head: Head) -> Head:
         if head.holder == mine:
             return head
+        if last is not None and head.epoch and head.holder not in last:
+            raise Fenced(head)
         if head.generation:
             raise Refused(f"{run} is kept by a controller: use `vl-tui`, or another name here.")
         return replace(head, epoch=head.epoch + 1, holder=mine, state="running", detail="")

@@ -74,6 +74,11 @@ class LaunchFolder:
         return self.path / "ended.json"
 
     @property
+    def claims(self) -> Path:
+        """The last claims of ``vl-agent run`` on the run's epoch, each written before it is made."""
+        return self.path / "claims.json"
+
+    @property
     def prepared(self) -> Path:
         """There once the working folder is unpacked and set up."""
         return self.path / "prepared"

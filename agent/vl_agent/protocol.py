@@ -335,6 +335,8 @@ class Beat:
     total_steps: int | None = None
     notice_deadline: float | None = None
     """Unix seconds by the box's clock at which the provider takes the box, once it said so."""
+    notice_left_s: float | None = None
+    """Seconds from this beat to that moment: what another machine can count from when it hears it."""
     store_error: str = ""
     """Not empty: the store can't be reached or refuses; the run trains but can't become durable (at risk)."""
     detail: str = ""
@@ -399,7 +401,7 @@ class Lease:
 # before the first attempt), and the kind's own fields. Unknown kinds and fields are shown, never refused.
 #
 # Written by the agent (journal/agent-<epoch>):
-#   claimed        launch, box                        the epoch is held by this box
+#   claimed        launch, box, provider, notices, ends   the epoch is held by this box; how it ends itself, in words
 #   restoring      step, bytes                        a checkpoint is being fetched
 #   restored       step, bytes, seconds, source       source: store | prefetched | local; step None, source "": fresh
 #   moved_aside    paths                              files in the checkpoint folder that are not the head's checkpoint
@@ -421,7 +423,9 @@ class Lease:
 #   cadence        every_s, why                       how often the script is asked to save from now on
 #   cadence_advice every_s, why                       the script saves on its own schedule; this would lose less
 #   notice         source, window_s, detail           the provider will take the box
-#   notice_save    choice (fresh|upload), why
+#   notice_save    choice (fresh|upload|none), why, window_s, save_s, upload_s, pending_s   seconds; None: not known
+#   notice_withdrawn source, detail                   it will not
+#   advice         source, detail                     a softer word of the provider: nothing is ended for it
 #   stopping       why                                the training command is being ended
 #   exited         code, signal, cause, detail        cause: see ``Cause``
 #   fenced         head_epoch, head_holder            this box's epoch is over; it ends itself
@@ -584,11 +588,40 @@ class AgentConfig:
     """Seconds between beats into the store; over SSH once a second."""
     box: str = ""
     """Provider's box id, for the journal."""
-    notices: tuple[str, ...] = ("signal", "aws")
+    notices: tuple[str, ...] = ("auto",)
+    """Sources of notices (``vl_agent.notices``): auto (what the box is recognised as), signal, aws, gcp, azure, slurm,
+    or ``command:PROGRAM``."""
     owned: bool = False
     """The box is the person's own: it is never powered off."""
     losses_per_hour: float = 0.0
     """How often a box there is lost, for the cadence (``vl_agent.cadence``); 0: not known."""
+    deadman_s: float | None = None
+    """A box that is not owned ends itself, whatever it still holds, when the store has not answered it for so long;
+    None: it waits for ever."""
+
+
+BoxEnd = Literal["", "shutdown", "delete", "command", "none"]
+
+
+@dataclass(frozen=True)
+class BoxMarker:
+    """What whoever launched a box writes onto it, in ``/etc/vl-agent/box.json``: where it is, as only they know.
+    Nothing secret is in it; the agent believes it only when root or its own user wrote it."""
+
+    provider: str
+    """aws, gcp, azure, oci, runpod, vast, nebius, verda, lambda, kubernetes, slurm, or another name."""
+    box: str = ""
+    """The provider's id of the box."""
+    notices: tuple[str, ...] = ()
+    """Sources of notices; none: the provider's usual ones."""
+    window_s: float | None = None
+    """Seconds that a notice leaves, where it was asked for at launch or is known better than by provider."""
+    end: BoxEnd = ""
+    """How the box ends itself so that its bill ends: ``shutdown`` (launched so that an OS shutdown terminates it),
+    ``delete`` (by the provider's API, with the credentials that the box has), ``command``; ``none``: it can't;
+    empty: in the provider's usual way."""
+    command: tuple[str, ...] = ()
+    format: int = FORMAT
 
 
 # --------------------------------------------------------------------------------------------------------------

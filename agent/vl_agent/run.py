@@ -21,10 +21,11 @@ import time
 from pathlib import Path
 
 from vl_agent import head as heads
-from vl_agent import paths, processes, training
+from vl_agent import paths, processes, recognise, training
 from vl_agent.attempt import Attempt
 from vl_agent.failure import FAILED, FINISHED, INTERRUPTED, MISTAKE, Mistake
-from vl_agent.notices import Notice, aws
+from vl_agent.notices import slurm
+from vl_agent.notices.watches import Watches
 from vl_agent.protocol import (
     Beat,
     CheckpointPolicy,
@@ -51,7 +52,7 @@ def main(args: argparse.Namespace, command: list[str]) -> int:
     """Run the command to its end; the exit code says how. Raises what ``failure.explain`` knows."""
     spec = _spec(args, command)
     options = {"endpoint": args.endpoint} if args.endpoint else {}
-    return asyncio.run(_protect(spec, args.store, options))
+    return asyncio.run(_protect(spec, args.store, options, take_over=args.take_over))
 
 
 def _spec(args: argparse.Namespace, command: list[str]) -> RunSpec:
@@ -77,7 +78,7 @@ def _seconds(words: str | None) -> float | None:
     return float(found[1]) * _UNIT_S[found[2]]
 
 
-async def _protect(spec: RunSpec, url: str, options: dict[str, str]) -> int:
+async def _protect(spec: RunSpec, url: str, options: dict[str, str], *, take_over: bool) -> int:
     folder = paths.launch_folder(spec.name, 0)
     folder.make()
     with folder.lock.open("a+") as lock:
@@ -90,12 +91,12 @@ async def _protect(spec: RunSpec, url: str, options: dict[str, str]) -> int:
             _say("ended what the last start had left running")
         store = open_store(url, options)
         try:
-            return await _hold(spec, store, folder)
+            return await _hold(spec, store, folder, take_over=take_over)
         finally:
             await store.close()
 
 
-async def _hold(spec: RunSpec, store: Store, folder: paths.LaunchFolder) -> int:
+async def _hold(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, take_over: bool) -> int:
     await prove(store)
     try:
         before = await heads.submit(store, spec)
@@ -104,17 +105,17 @@ async def _hold(spec: RunSpec, store: Store, folder: paths.LaunchFolder) -> int:
     if before.state == "finished":
         _say(f"{spec.name} has finished: its last checkpoint is step {before.checkpoint and before.checkpoint.step}")
         return FINISHED
-    ended = await _attempts(spec, store, folder)
+    ended = await _attempts(spec, store, folder, take_over=take_over)
     if ended.cause == "finished":
         return FINISHED
     return INTERRUPTED if ended.cause in ("stopped", "notice") else FAILED
 
 
-async def _attempts(spec: RunSpec, store: Store, folder: paths.LaunchFolder) -> Ended:
+async def _attempts(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, take_over: bool) -> Ended:
     """One, and after a hang another one here, unless it comes no further."""
     hung: int | None = None
     while True:
-        head = await heads.takeover(store, spec.name)
+        head = await _take(spec.name, store, folder, take_over=take_over)
         if head.checkpoint is not None:
             _say(f"resumes from step {head.checkpoint.step} (attempt {head.epoch})")
         status = Status(0, epoch=head.epoch)
@@ -126,6 +127,32 @@ async def _attempts(spec: RunSpec, store: Store, folder: paths.LaunchFolder) -> 
         hung = step
 
 
+async def _take(run: str, store: Store, folder: paths.LaunchFolder, *, take_over: bool) -> Head:
+    """Begin the next epoch. A box that wakes up, or a job that Slurm began again, does so only while the head still
+    shows its own last claim: the run may have been taken up elsewhere meanwhile."""
+    former = _claims(folder.claims)
+    wakes = recognise.here().provider in recognise.WAKE and bool(former)
+    by_itself = not take_over and (wakes or slurm.restarted(os.environ))
+    mine = heads.new_holder()
+    paths.replace_file(folder.claims, json.dumps([*former[-1:], mine]).encode(), sync=True)
+    try:
+        return await heads.takeover(store, run, mine=mine, last=former if by_itself else None)
+    except heads.Fenced as fenced:
+        paths.replace_file(folder.claims, json.dumps(former).encode(), sync=True)
+        raise Mistake(
+            f"{run} was taken up elsewhere while this box was away: {fenced}. Nothing is begun here; to go on here all"
+            " the same, add --take-over."
+        ) from None
+
+
+def _claims(path: Path) -> list[str]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
+
 async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head: Head, status: Status) -> Ended:
     attempt = Attempt(
         store, spec, head, folder.epoch(head.epoch), Path.cwd(), folder.control, folder.training,
@@ -133,19 +160,23 @@ async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head
     )  # fmt: skip
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, lambda: attempt.stop("stopped by Ctrl-C", save=True))
-    loop.add_signal_handler(signal.SIGTERM, lambda: attempt.notice(Notice("signal", None, "SIGTERM")))
+    watches = Watches(("auto",), attempt, recognise.here(), ask=True)
     beside = [
         asyncio.create_task(_beat(spec.name, store, folder, status)),
         asyncio.create_task(_reap(attempt)),
         asyncio.create_task(_watch_head(attempt)),
     ]
     echo = _Echo(attempt.log)
-    endpoint = aws.here()
-    if endpoint is not None:
-        beside.append(asyncio.create_task(aws.watch(endpoint, attempt.notice)))
     try:
-        return await attempt.run("")
+        ended = await attempt.run("", provider=watches.place.provider, notices=list(watches.names))
+        if ended.cause not in ("fenced", "host_fault"):
+            await watches.durable()
+        if ended.cause == "notice" and attempt.noticed is not None and slurm.takes_its_job(attempt.noticed):
+            _say("all that was saved is durable: waits for Slurm to take this job, and to begin it again where it may")
+            await asyncio.sleep(slurm.TAKEN_S)
+        return ended
     finally:
+        await watches.close()
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)

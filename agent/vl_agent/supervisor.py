@@ -12,22 +12,22 @@ import json
 import os
 import random
 import secrets
-import shlex
-import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from vl_agent import deadman, hide, paths, processes, recognise, training
 from vl_agent import head as heads
-from vl_agent import hide, paths, processes, training
-from vl_agent.attempt import UNKNOWN_WINDOW_S, Attempt
+from vl_agent.attempt import Attempt
 from vl_agent.checkpoints.restore import prefetch
 from vl_agent.head import Fenced
 from vl_agent.journal import Journal
+from vl_agent.leaving import UNKNOWN_WINDOW_S
 from vl_agent.log import LogShipper
-from vl_agent.notices import Notice, aws
+from vl_agent.notices import Notice
+from vl_agent.notices.watches import Watches
 from vl_agent.protocol import AgentConfig, Head, ProtocolError, RunSpec, beat_key, decode, encode, spec_key
 from vl_agent.status import Status
 from vl_agent.store import Store, StoreError, open_store
@@ -41,6 +41,7 @@ LINGER_S = 5.0
 """After its last word it stays so long, for whoever is attached."""
 UNUSED_S = 3600.0
 """A prepared box that is never given an epoch ends itself after so long."""
+_MOST_EARLY = 20
 
 
 class Supervisor:
@@ -54,17 +55,33 @@ class Supervisor:
         self._given_up = asyncio.Event()
         self._attempt: Attempt | None = None
         self._notice: Notice | None = None
+        self._news = asyncio.Event()
+        self._early: list[Callable[[Attempt], None]] = []
+        self._watches = Watches(config.notices, self, recognise.here(), ask=not config.owned)
 
     async def run(self) -> None:
         """From start to the last beat. Never raises but on cancellation: what goes wrong is told in the beat."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._on_notice, Notice("signal", None, "SIGTERM"))
-        watches = [asyncio.create_task(self._keep_beating())]
-        endpoint = aws.here() if "aws" in self.config.notices else None
-        if endpoint is not None:
-            watches.append(asyncio.create_task(aws.watch(endpoint, self._on_notice)))
+        beating = asyncio.create_task(self._keep_beating())
+        await self._live()
+        await self._linger()
+        beating.cancel()
+        await asyncio.gather(beating, return_exceptions=True)
+        await self._watches.close()
+        self._write_beat()
+        await self._beat_to_store()
+        await self.store.close()
+
+    async def _live(self) -> None:
+        """Its life, unless the limit that the person set comes first. What goes wrong is told."""
+        life, late = asyncio.create_task(self._life()), asyncio.create_task(self._dead_man())
         try:
-            await self._life()
+            await asyncio.wait({life, late}, return_when=asyncio.FIRST_COMPLETED)
+            if life.done():
+                life.result()
+                return
+            life.cancel()  # which ends its training
+            await asyncio.gather(life, return_exceptions=True)
+            self._finish(f"the store did not answer for {self.config.deadman_s:.0f} s, the limit that was set")
         except OSError as error:
             self._say_ended(f"{error.filename or 'this box'}: {error.strerror or error}")
         except ProtocolError as error:
@@ -72,13 +89,20 @@ class Supervisor:
         except Exception:  # noqa: BLE001 - the last place that can tell anybody
             traceback.print_exc()
             self._say_ended("the agent itself failed: see supervisor.log on the box")
-        await self._linger()
-        for task in watches:
-            task.cancel()
-        await asyncio.gather(*watches, return_exceptions=True)
-        self._write_beat()
-        await self._beat_to_store()
-        await self.store.close()
+        finally:
+            for task in (life, late):
+                task.cancel()
+            await asyncio.gather(life, late, return_exceptions=True)
+
+    async def _dead_man(self) -> None:
+        """Returns when the store has not answered for as long as the person lets a box wait."""
+        limit, answered = self.config.deadman_s, time.monotonic()
+        if limit is None or self.config.owned:
+            await asyncio.Event().wait()
+        while limit is not None and time.monotonic() - answered < limit:
+            await asyncio.sleep(min(TICK_S, limit / 10))
+            if not self.status.store_error:
+                answered = time.monotonic()
 
     async def _life(self) -> None:
         processes.adopt_orphans()
@@ -131,15 +155,22 @@ class Supervisor:
         )  # fmt: skip
         how, warning = self.config.store_how, self.config.store_warning
         self._attempt.journal.tell("credentials", how=how, warning=warning)
+        for tell in self._early:
+            tell(self._attempt)
         if self._notice is not None:
             self._attempt.notice(self._notice)
         looking = asyncio.create_task(self._keep_looking_at_head())
+        place, way = self._watches.place, deadman.way(self._watches.place, owned=self.config.owned)
         try:
-            ended = await self._attempt.run(self.config.box)
+            ended = await self._attempt.run(
+                self.config.box, provider=place.provider, notices=list(self._watches.names), ends=way.words
+            )
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
         self._never_again(ended.cause)
+        if ended.cause not in ("fenced", "host_fault"):
+            await self._watches.durable()
 
     # ------------------------------------------------------------------------------------------- before the attempt
 
@@ -154,7 +185,8 @@ class Supervisor:
             await self._asked(lambda: unpack(self.store, spec, self.folder.work))
             if spec.setup:
                 self.status.detail = "runs setup"
-                env = {**os.environ, **spec.env, **self.config.secrets}
+                ours = {name: value for name, value in os.environ.items() if name not in recognise.KEYS}
+                env = {**ours, **spec.env, **self.config.secrets}
                 await set_up(spec.setup, self.folder.work, self.folder.setup_log, env)
             self.folder.prepared.touch()
         self.status.detail = "fetches the newest checkpoint"
@@ -219,16 +251,22 @@ class Supervisor:
             await self._attempt.look_at_head()
 
     async def _keep_beating(self) -> None:
+        """Each second; what a notice says goes out at once."""
         stored = 0.0
         writing: asyncio.Task[None] | None = None
         while True:
+            if self._news.is_set():
+                self._news.clear()
+                stored = 0.0
             self._write_beat()
             if self._attempt is not None and self._attempt.pid:
                 processes.reap((self._attempt.pid,))
             if time.monotonic() - stored >= self.config.beat_s and (writing is None or writing.done()):
                 stored = time.monotonic()
                 writing = asyncio.create_task(self._beat_to_store())
-            await asyncio.sleep(TICK_S)
+            news = asyncio.create_task(self._news.wait())
+            await asyncio.wait({news}, timeout=TICK_S)
+            news.cancel()
 
     def _write_beat(self) -> None:
         with contextlib.suppress(OSError):  # a full disk must not end the training; the beat then stands still
@@ -241,12 +279,35 @@ class Supervisor:
                 await self.store.put(key, encode(self.status.beat()))
                 self.status.beat_put = began, time.time()
 
-    def _on_notice(self, notice: Notice) -> None:
+    # what the sources of notices tell: ``Ear``
+
+    def notice(self, notice: Notice) -> None:
         self._notice = self._notice or notice
         if self._attempt is not None:
             self._attempt.notice(notice)
         elif self.status.notice_deadline is None:
             self.status.notice_deadline = notice.deadline or time.time() + UNKNOWN_WINDOW_S
+        self._news.set()
+
+    def withdrawn(self, source: str, detail: str) -> None:
+        if self._attempt is not None:
+            self._attempt.withdrawn(source, detail)
+        elif self._notice is not None and self._notice.source == source:
+            self._notice = self.status.notice_deadline = None
+        self._news.set()
+
+    def advice(self, source: str, detail: str) -> None:
+        self._to_attempt(lambda attempt: attempt.advice(source, detail))
+
+    def trouble(self, source: str, words: str) -> None:
+        self._to_attempt(lambda attempt: attempt.trouble(source, words))
+
+    def _to_attempt(self, tell: Callable[[Attempt], None]) -> None:
+        """Or later, when there is one: its journal is where it is told."""
+        if self._attempt is not None:
+            tell(self._attempt)
+        elif len(self._early) < _MOST_EARLY:
+            self._early.append(tell)
 
     def _finish(self, detail: str) -> None:
         """The last word of a launch that got no attempt."""
@@ -263,12 +324,16 @@ class Supervisor:
     async def _linger(self) -> None:
         """Let the last word be heard; then a launched box ends its own bill."""
         await asyncio.sleep(LINGER_S)
-        command = os.environ.get("VL_POWEROFF", "")
-        if command and not self.config.owned:
-            self._write_beat()
-            await self._beat_to_store()
-            process = await asyncio.create_subprocess_exec(*shlex.split(command), stdin=asyncio.subprocess.DEVNULL)
-            await process.wait()
+        place = self._watches.place
+        if deadman.way(place, owned=self.config.owned).means in ("none", "exit"):
+            return
+        self._write_beat()
+        await self._beat_to_store()
+        trouble = await deadman.end(place, owned=self.config.owned)
+        if trouble:
+            self.status.detail = f"{self.status.detail}; the box can't end itself: {trouble}"
+            if self._attempt is not None:
+                await self._attempt.warn(f"the box can't end itself, its controller must: {trouble}")
 
     # ------------------------------------------------------------------------------------------------------ commands
 
@@ -296,7 +361,7 @@ class Supervisor:
         if name == "notice":
             window = body.get("window_s")
             deadline = time.time() + float(window) if isinstance(window, (int, float)) else None
-            self._on_notice(Notice("controller", deadline, "told by the controller"))
+            self.notice(Notice("controller", deadline, "told by the controller"))
             return True, "heard"
         return False, f"no such command: {str(name)[:40]}"
 

@@ -77,6 +77,7 @@ class Checkpointer:
         self._control = os.environ.get("VL_CONTROL", "")
         self._notice = os.path.join(self._control, "notice.json") if self._control else ""
         self._progress = control.Progress(self._control or None)
+        control.leave_signals_to_the_agent()
         self._progress.tell(helper=1, pid=os.getpid())
         self._restored: int | None = None
         self._rng: Mapping[str, Any] | None = None

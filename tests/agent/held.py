@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -171,11 +172,11 @@ class Held:
 
     # ------------------------------------------------------------------------------------------------ with a training
 
-    def attempt(self, **secrets: str) -> Attempt:
+    def attempt(self, wall: Callable[[], float] = time.time, **secrets: str) -> Attempt:
         where = EpochFolder(self.folder / f"epoch-{self.head.epoch}")
         return Attempt(
             self.store, self.spec, self.head, where, self.work, self.folder / "control", self.folder / "training.json",
-            self.folder / "cache", self.status, secrets,
+            self.folder / "cache", self.status, secrets, wall,
         )  # fmt: skip
 
     def checked(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vl_agent import hide, processes, told
 from vl_agent import training as trainings
@@ -223,6 +223,7 @@ async def test_what_was_told_up_to_the_end_is_journaled_however_much_it_was(tmp_
     assert (tmp_path / "epoch-1" / "journal.jsonl").read_text().count('"kind":"step"') == 50_000
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), max_size=20))
 def test_cut_anywhere_every_word_is_read_once(tmp_path_factory: pytest.TempPathFactory, cuts: list[int]) -> None:
     folder = tmp_path_factory.mktemp("told")

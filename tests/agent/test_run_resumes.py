@@ -171,6 +171,61 @@ async def test_of_two_machines_the_elder_is_fenced_and_trains_no_more(
     assert kinds(told)[-1] == "ended"
 
 
+@pytest.mark.parametrize(
+    "platform", [{"VAST_CONTAINERLABEL": "C.1234568"}, {"SLURM_JOB_ID": "7"}], ids=["Vast.ai", "Slurm"]
+)
+async def test_a_box_that_wakes_up_fences_itself_before_anything_else_when_its_run_went_on_elsewhere(
+    protect: Protect, store: Store, tmp_path: Path, platform: dict[str, str]
+) -> None:
+    """An outbid container is stopped without a word and begins again by itself when its bid wins."""
+    outbid, other = protect("outbid", env=platform), protect("other")
+    outbid.start(train("--wait-at", 12))
+    await until(lambda: durable_step(store, "char"))
+    outbid.kill()
+    other.start(train("--steps", 40, "--wait-at", 22))
+    await until(partial(reached, store, "durable", 2))
+    before = await head_of(store, "char")
+    for _ in range(2):  # also when it wakes a second time
+        woken = outbid.start(train("--steps", 40))
+        assert await outbid.exit() == 2
+        told = (woken / "told").read_text()
+        assert "char was taken up elsewhere while this box was away" in told
+        assert "begins after" not in told, "the training has not run"
+        assert sorted(path.name for path in woken.iterdir()) == ["told"], "nothing was touched"
+    now = await head_of(store, "char")
+    assert (now.epoch, now.holder) == (2, before.holder)
+    (other.folder / "work-1" / "go").touch()
+    assert await other.exit() == 0
+    assert await weights_of(store, "char", tmp_path) == (40, weights_after(40))
+
+
+async def test_a_box_that_wakes_up_goes_on_where_nobody_else_did(
+    protect: Protect, store: Store, tmp_path: Path
+) -> None:
+    vast = protect(env={"VAST_CONTAINERLABEL": "C.1234568"})
+    vast.start(train("--wait-at", 12))
+    await until(lambda: durable_step(store, "char"))
+    vast.kill()
+    woken = vast.start(train("--steps", 40))
+    assert await vast.exit() == 0
+    assert "resumes from step" in (woken / "told").read_text()
+    assert (await head_of(store, "char")).epoch == 2
+    assert await weights_of(store, "char", tmp_path) == (40, weights_after(40))
+
+
+async def test_a_person_may_take_a_run_back_to_a_box_that_woke_up(protect: Protect, store: Store) -> None:
+    outbid, other = protect("outbid", env={"VAST_CONTAINERLABEL": "C.1234568"}), protect("other")
+    outbid.start(train("--wait-at", 12))
+    await until(lambda: durable_step(store, "char"))
+    outbid.kill()
+    other.start(train("--wait-at", 12))
+    await until(partial(reached, store, "started", 2))
+    outbid.start(train("--steps", 40), options=("--take-over",))
+    assert await outbid.exit() == 0
+    assert await other.exit() == 1, "fenced"
+    assert (await head_of(store, "char")).epoch == 3
+
+
 async def test_a_finished_run_is_not_run_again(protect: Protect, store: Store) -> None:
     desk = protect()
     desk.start(train("--steps", 5))

@@ -80,6 +80,7 @@ def main() -> None:
 
         folder = os.environ["VL_CONTROL"]
         told = control.Progress(folder)
+        control.leave_signals_to_the_agent()
         told.tell(helper=1, pid=os.getpid())
     while step < args.steps:
         step += 1

@@ -44,6 +44,20 @@ def test_the_example_is_read(tmp_path: Path) -> None:
     assert config.path.is_absolute()
 
 
+def test_each_providers_boxes_listen_where_its_entry_says(tmp_path: Path) -> None:
+    providers = """providers:
+  - {kind: ssh, hosts: [a], notices: [auto, "command:will-go --soon"]}
+  - {kind: ssh, hosts: [b], name: desk}
+  - {kind: local, notices: [aws]}
+defaults: {deadman: 1h}
+"""
+    config = load_fleet(write(tmp_path, TOP + providers))
+    assert config.notices_of("ssh") == ("auto", "command:will-go --soon")
+    assert config.notices_of("desk") == ("auto",)
+    assert config.notices_of("nimbus") == ("aws",), "one entry stands for all that the embedded fleet has"
+    assert config.defaults.deadman == 3600.0
+
+
 def test_without_a_path_the_persons_own_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match="no such file. Write one with at least"):
@@ -69,6 +83,12 @@ def test_without_a_path_the_persons_own_file_is_read(tmp_path: Path, monkeypatch
         (TOP + "providers: [{kind: ssh, hosts: [a]}, {kind: ssh, hosts: [b]}]", ["called 'ssh'", "another `name`"]),
         (TOP + LOCAL + "defaults: {grace: 3}", ["line 4, defaults.grace", "A unit is needed"]),
         (TOP + LOCAL + "defaults: {grace: 3s}", ["line 4, defaults", "at least twice beat"]),
+        (TOP + LOCAL + "defaults: {deadman: 5s}", ["line 4, defaults.deadman", "at least"]),
+        (
+            TOP + "providers: [{kind: local, notices: [sundial]}]",
+            ["providers[0].notices", "'sundial'", "command:PROGRAM"],
+        ),
+        (TOP + "providers: [{kind: local, notices: ['command: ']}]", ["providers[0].notices", "no source of notices"]),
         (TOP + LOCAL + "endpoint: minio:9000", ["line 4, endpoint", "http://host:port"]),
         ("fleet: ../x\nstore: s3://bucket\n" + LOCAL, ["line 1, fleet", "can't be a name"]),
         ("fleet: a\nstore: file:///x\nendpoint: http://x\n" + LOCAL, ["`endpoint` is for s3://"]),

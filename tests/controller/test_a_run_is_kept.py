@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from vl_agent import head as heads
 from vl_agent import protocol
-from vl_agent.protocol import Head
+from vl_agent.protocol import Beat, Head, LaunchRecord
 from vl_agent.store import Unanswered
 
-from tests.controller.world import Machine, ScriptedLink, World
+from tests.controller.world import TICK_S, Machine, ScriptedLink, World
+from vl_tui.controller.tracked import Tracked
 
 
 async def finished(world: World) -> None:
@@ -77,6 +78,46 @@ async def test_on_a_notice_the_next_box_is_launched_while_the_old_one_still_save
     end = world.end_record(1)
     assert end is not None
     assert end.reason == "notice"
+
+
+async def test_a_notice_is_acted_on_in_the_very_round_in_which_it_is_heard(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(12))
+    world.drain_s = 4.0
+    world.preempt(world.holder(), notice_s=30)
+    await world.advance(TICK_S)
+    assert len(world.launch_records()) == 2
+    assert world.launch_records()[1].place != world.launch_records()[0].place
+    assert (world.head().state, world.head().epoch) == ("running", 1)
+
+
+def test_a_notice_wakes_who_keeps_the_run_and_a_beat_like_the_one_before_does_not() -> None:
+    woken: list[bool] = []
+    record = LaunchRecord(1, "nimbus", "nimbus/a1/any/spot", "a1", "spot", "any", 0.3, "vl-t-run-1", 1, 0.0)
+    tracked = Tracked(record, None, 0.0, lambda: woken.append(True), lambda name, words: None, fresh=True)
+    ear = tracked.heard(lambda: 1.0)
+    ear.beat(Beat(1, 1, 1, "training"))
+    ear.beat(Beat(2, 1, 1, "training", step=7))
+    assert len(woken) == 1
+    ear.beat(Beat(3, 1, 1, "training", step=7, notice_deadline=1.8e9))
+    assert len(woken) == 2
+    ear.beat(Beat(4, 1, 1, "training", step=8))
+    assert len(woken) == 3, "it was withdrawn"
+
+
+async def test_a_notice_that_is_withdrawn_lets_the_next_box_go_and_the_run_stays(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(12))
+    old, world.drain_s = world.holder(), 60.0
+    world.preempt(old, notice_s=90)
+    await world.advance(2)
+    assert len(world.launch_records()) == 2
+    old.noticed = old.ends_at = None
+    await finished(world)
+    assert world.head().epoch == 1
+    end = world.end_record(2)
+    assert end is not None
+    assert end.reason == "superseded"
 
 
 async def test_a_place_without_capacity_is_left_for_the_next_best_one(world: World) -> None:

@@ -119,7 +119,8 @@ async def real(tmp_path: Path, s3: S3Server, s3_url: str, monkeypatch: pytest.Mo
     path = tmp_path / "fleet.yaml"
     path.write_text(
         f"fleet: real\nstore: {s3_url}\nendpoint: {endpoint}\nregion: us-east-1\nbox_credentials: {{role: {s3.role}}}\n"
-        f"providers: [{{kind: local, socket: {socket}}}]\ndefaults: {{grace: 6s, poll: 1s, beat: 1s}}\n"
+        f"providers: [{{kind: local, socket: {socket}, notices: [auto, 'command:false']}}]\n"
+        "defaults: {grace: 6s, poll: 1s, beat: 1s}\n"
     )
     settings = {**QUICK, "store": endpoint.removeprefix("http://")}
     async with FleetProcess(tmp_path / "boxes", socket, settings) as boxes:
@@ -156,6 +157,25 @@ async def test_a_run_survives_the_loss_of_its_box_and_of_its_controller(real: Re
     assert len(launched) == len(await real.boxes.lab.boxes()) == 2
     assert launched[0].fields["place"] != launched[1].fields["place"]
     await real.until("the controller ends by itself", lambda: _no_controller(real), 20)
+
+
+async def test_the_next_box_is_on_its_way_while_one_that_will_be_taken_still_trains(real: Real) -> None:
+    await real.submit()
+    await real.until("it trains", lambda: real.trains(1))
+    assert (await real.events("claimed"))[0].fields["notices"] == ["signal", "aws", "command:false"]
+    await real.boxes.lab.reclaim(await real.box_name(), 12)
+    await real.until("it trains elsewhere", lambda: real.trains(2))
+    (notice,), (exited, *_) = await real.events("notice"), await real.events("exited")
+    first, second = await real.events("launched")
+    assert (notice.epoch, notice.fields["source"]) == (1, "aws")
+    assert notice.t <= second.t < exited.t, "asked for after the notice, before the old one ended"
+    assert first.fields["place"] != second.fields["place"]
+    print(
+        f"asked for {second.t - notice.t:.2f} s after the notice, {exited.t - second.t:.2f} s before the old one ended"
+    )
+    await intents.write(real.store, Intent("k3", "count", 2, "stop", by="me"))
+    await asyncio.to_thread(process.wake, real.config.fleet)
+    await real.until("it has stopped", lambda: _state(real, "stopped"))
 
 
 async def test_a_person_moves_a_run_and_stops_it(real: Real) -> None:

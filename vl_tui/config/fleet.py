@@ -15,13 +15,34 @@ from vl_tui.config.document import ConfigError, read_document
 
 _HOST = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.:@%\[\]-]{0,254}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_SOURCES = ("auto", "signal", "aws", "gcp", "azure", "slurm")
 _SCHEMES = "s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder"
 
 Seconds = Annotated[float, BeforeValidator(quantities.duration)]
 ProviderName = Annotated[str, BeforeValidator(quantities.name)]
 
 
-class SshProvider(Strict):
+class Provided(Strict):
+    """What every provider's boxes may be told."""
+
+    notices: Annotated[tuple[str, ...], Field(strict=False, examples=["[auto, 'command:/usr/local/bin/will-go']"])] = (
+        "auto",
+    )
+    """Where a box listens for the word that it will be taken: auto (what the box is recognised as), one of the named
+    sources, or ``command:PROGRAM``, whose exit status 0 or first line is that word."""
+
+    @field_validator("notices")
+    @classmethod
+    def _sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for source in value:
+            program = source.removeprefix("command:").strip() if source.startswith("command:") else ""
+            if source not in _SOURCES and not program:
+                known = ", ".join(_SOURCES)
+                raise ValueError(f"{quantities.shown(source)} is no source of notices: use {known} or command:PROGRAM.")
+        return value
+
+
+class SshProvider(Provided):
     """Boxes that the person already has: names of ``~/.ssh/config``, or ``user@host:port``."""
 
     kind: Literal["ssh"]
@@ -42,7 +63,7 @@ class SshProvider(Strict):
         return value
 
 
-class LocalProvider(Strict):
+class LocalProvider(Provided):
     """The embedded fleet. Without a name: every pretend provider that it has."""
 
     kind: Literal["local"]
@@ -64,6 +85,9 @@ class Defaults(Strict):
     """How often a box writes its heartbeat into the store."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 3
     """Durable checkpoints kept."""
+    deadman: Annotated[Seconds, Field(ge=60)] | None = None
+    """A rented box ends itself, whatever it still holds, when the store has not answered it for so long; None: it waits
+    for ever."""
 
     @model_validator(mode="after")
     def _grace_outlasts_beats(self) -> Defaults:
@@ -138,6 +162,12 @@ class FleetConfig(Strict):
         """What ``open_store`` needs besides the URL and credentials."""
         named = {"endpoint": self.endpoint, "region": self.region}
         return {key: value for key, value in named.items() if value}
+
+    def notices_of(self, provider: str) -> tuple[str, ...]:
+        """Where boxes of the provider of that name listen for notices. An embedded fleet without a name stands for each
+        provider that has no entry of its own."""
+        named = {one.name: one.notices for one in self.providers}
+        return named.get(provider) or named.get(None) or ("auto",)
 
     @field_validator("store")
     @classmethod

@@ -63,6 +63,8 @@ class Boxes:
             secrets=self._secrets.of(spec),
             beat_s=self._fleet.defaults.beat,
             box=box.id,
+            notices=self._fleet.notices_of(record.provider),
+            deadman_s=self._fleet.defaults.deadman,
             owned=record.market == "owned",
             losses_per_hour=record.losses_per_hour,
         )

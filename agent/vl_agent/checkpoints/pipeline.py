@@ -23,6 +23,7 @@ from vl_agent.store import Exists, NotFound, Store, StoreError, Unanswered
 
 LOOK_S = 0.3
 _MOST_PAUSE_S = 5.0
+_HURRIED_PAUSE_S = 0.5
 
 Tell = Callable[..., None]
 
@@ -66,6 +67,7 @@ class Pipeline:
         self._counter = 0
         self._sent: _Sent | None = None
         self._busy: Saved | None = None
+        self._most_pause_s = _MOST_PAUSE_S / 2
         self.saved_step: int | None = None
         self.durable_step = head.checkpoint.step if head.checkpoint else None
 
@@ -73,6 +75,10 @@ class Pipeline:
     def pending(self) -> Saved | None:
         """The save that is on its way and not durable yet."""
         return self._busy or self._waiting
+
+    def hurry(self) -> None:
+        """A notice came: from now on nothing is waited for but the store."""
+        self._most_pause_s = _HURRIED_PAUSE_S
 
     def saved(self, name: str, step: int, took_s: float | None) -> None:
         """The helper told of a save."""
@@ -159,7 +165,7 @@ class Pipeline:
                 self._waiting = saved
             else:
                 self._drop(saved)
-            await asyncio.sleep(random.uniform(0.2, _MOST_PAUSE_S / 2))
+            await asyncio.sleep(random.uniform(0.2, self._most_pause_s))
         except Fenced as fenced:
             self.refused(saved, fenced.head)
             raise

@@ -1,35 +1,30 @@
-"""EC2's spot notice: IMDSv2, polled. Never through a proxy: the address is the machine itself."""
+"""EC2: the spot notice and the rebalance recommendation, from IMDSv2, polled.
+
+The recommendation comes hours before the notice, together with it, or never: it is told as advice.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import calendar
-import http.client
 import json
 import os
 import time
-from pathlib import Path
-from urllib.parse import urlsplit
 
-from vl_agent.notices import Heard, Notice
+from vl_agent import direct
+from vl_agent.direct import NoAnswer, Reply
+from vl_agent.notices import Ear, Hearing, Notice, jittered
 
 DEFAULT = "http://169.254.169.254"
 TOKEN_TTL_S = 21600
-_TIMEOUT_S = 2.0
-_MOST = 4096
+_ACTION = "/latest/meta-data/spot/instance-action"
+_REBALANCE = "/latest/meta-data/events/recommendations/rebalance"
+_HOP_LIMIT = "the metadata service gives no token: raise the instance's HttpPutResponseHopLimit to 2 for containers"
 
 
-def here() -> str | None:
-    """The metadata service's address where this is an EC2 box, or where ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` (the
-    SDKs' own variable) names one; else None: the link-local address alone proves nothing, every cloud answers there."""
-    named = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")
-    if named:
-        return named
-    try:
-        vendor = Path("/sys/class/dmi/id/sys_vendor").read_text().strip()
-    except OSError:
-        return None
-    return DEFAULT if vendor == "Amazon EC2" else None
+def address() -> str:
+    """The service's address: ``AWS_EC2_METADATA_SERVICE_ENDPOINT`` (the SDKs' own variable), or the usual one."""
+    return os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT") or DEFAULT
 
 
 def poll_s() -> float:
@@ -40,59 +35,63 @@ def poll_s() -> float:
         return 5.0
 
 
-async def watch(endpoint: str, heard: Heard) -> None:
+async def watch(base: str, ear: Ear) -> None:
     """Tell of a notice once; ends then. A service that does not answer is asked again: it may be a moment's fault."""
-    source = _Imds(endpoint)
+    imds, hearing = Imds(base), Hearing("aws", ear)
+    advised = False
     while True:
         try:
-            found = await asyncio.to_thread(source.instance_action)
-        except (OSError, http.client.HTTPException, ValueError):
-            found = None
-        if found is not None:
-            heard(found)
-            return
-        await asyncio.sleep(poll_s())
+            found = _action(await imds.get(_ACTION))
+            if found is not None:
+                ear.notice(found)
+                return
+            if not advised and (await imds.get(_REBALANCE)).status == 200:
+                advised = True
+                ear.advice("aws", "rebalance recommendation: EC2 may take this box")
+            hearing.works()
+        except (NoAnswer, ValueError) as error:
+            hearing.failed(str(error))
+        await asyncio.sleep(jittered(poll_s()))
 
 
-class _Imds:
-    """One box's metadata service. Blocks; used in a thread."""
+class Imds:
+    """One box's metadata service, version 2: a token first."""
 
-    def __init__(self, endpoint: str) -> None:
-        parts = urlsplit(endpoint)
-        self._host, self._port = parts.hostname or "169.254.169.254", parts.port or 80
+    def __init__(self, base: str) -> None:
+        self._base = base
         self._token, self._until = "", 0.0
 
-    def instance_action(self) -> Notice | None:
-        """None: no notice (404). Raises ``OSError``, ``HTTPException``, ``ValueError``."""
-        status, body = self._get("/latest/meta-data/spot/instance-action")
-        if status == 401:  # the token has ended
+    async def get(self, path: str) -> Reply:
+        """Raises ``NoAnswer``. A token that has ended is asked for again."""
+        reply = await self._get(path)
+        if reply.status == 401:
             self._until = 0.0
-            status, body = self._get("/latest/meta-data/spot/instance-action")
-        if status != 200:
-            return None
-        found = json.loads(body)
-        if not isinstance(found, dict):
-            return None
-        return Notice("aws", _unix(found.get("time")), f"spot instance-action {str(found.get('action'))[:20]}")
+            reply = await self._get(path)
+        return reply
 
-    def _get(self, path: str) -> tuple[int, bytes]:
+    async def _get(self, path: str) -> Reply:
         if time.monotonic() > self._until:
-            status, body = self._ask(
-                "PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
-            )
-            if status != 200:
-                raise OSError(f"the metadata service gives no token: {status}")
-            self._token, self._until = body.decode("ascii"), time.monotonic() + TOKEN_TTL_S / 2
-        return self._ask("GET", path, {"X-aws-ec2-metadata-token": self._token})
+            ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(TOKEN_TTL_S)}
+            try:
+                reply = await direct.ask(self._base, "PUT", "/latest/api/token", ttl)
+            except NoAnswer as error:
+                raise NoAnswer(f"{_HOP_LIMIT} ({error})") from None
+            if reply.status != 200 or not reply.text.isascii() or not reply.text.isprintable():
+                raise NoAnswer(f"{_HOP_LIMIT} (status {reply.status})")
+            self._token, self._until = reply.text, time.monotonic() + TOKEN_TTL_S / 2
+        return await direct.ask(self._base, "GET", path, {"X-aws-ec2-metadata-token": self._token})
 
-    def _ask(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
-        try:
-            connection.request(method, path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read(_MOST)
-        finally:
-            connection.close()
+
+def _action(reply: Reply) -> Notice | None:
+    """None: no notice (404), or nothing that is one. Raises ``ValueError``."""
+    if reply.status != 200:
+        return None
+    found = json.loads(reply.body)
+    if not isinstance(found, dict):
+        return None
+    action = str(found.get("action"))[:20]
+    deadline = time.time() if action == "hibernate" else _unix(found.get("time"))  # hibernation begins at once
+    return Notice("aws", deadline, f"spot instance-action {action}")
 
 
 def _unix(words: object) -> float | None:
