@@ -92,6 +92,7 @@ class Attempt:
         )  # fmt: skip
         self._pipeline: Pipeline | None = None
         self._helper = False
+        self._saved_and_stops = False
         self._noticed = False
         self._stop_as: tuple[str, float | None, bool] | None = None
         self._faulted: tuple[Cause, str] | None = None
@@ -228,10 +229,12 @@ class Attempt:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 await self._cut(durable, waiting)
-            ended = self._exited(await waiting)
+            ended = await waiting
+            self._running = False
             watching.cancel()
+            await self._read_all(progress, pipeline)  # its last words may say why it ended
+            ended = self._exited(ended)
             await self._watchers.last_look()
-            await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
             await pipeline.close()
             await self._settled(durable, pipeline)
@@ -266,8 +269,9 @@ class Attempt:
         await durable
 
     def _exited(self, ended: Ended) -> Ended:
-        self._running = False
         self._done.set()
+        if self._saved_and_stops and ended.cause == "user_error":  # torchrun makes 1 of every status of its ranks
+            ended = replace(ended, cause="notice", detail="saved and stopped as told")
         if ended.cause == "notice" and self._stop_as is None:
             detail = f"exit status {ended.code}, which says that it was told to stop, but it was not"
             ended = replace(ended, cause="unknown", detail=detail)
@@ -390,6 +394,10 @@ class Attempt:
                 self._step(word)
             elif isinstance(word, told.Save):
                 pipeline.saved(word.name, word.step, word.took_s)
+            elif isinstance(word, told.Skipped):
+                self.journal.tell("save_skipped", step=word.step, why=word.why)
+            elif isinstance(word, told.Stopped):
+                self._saved_and_stops = True
             else:
                 self._helper = True
                 if self._noticed:  # heard before the script had begun
