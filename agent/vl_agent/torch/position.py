@@ -30,20 +30,29 @@ class DataPosition:
     index, nothing of them is read. A loader that knows its own place (torchdata's StatefulDataLoader) is asked for it.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, *, own_generator: bool = True) -> None:
+        """``own_generator``: a sampler that draws from the global one gets one of its own, which makes its order
+        independent of workers and prefetching, and another than it would have been."""
         self._loader = loader
         self._epoch = self._delivered = 0
+        self._is_under_way = False
         self._resume: Mapping[str, Any] | None = None
         self._begin: dict[str, Any] = {}
         self._knows_itself = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
         sampler = getattr(loader, "sampler", None)
-        if type(sampler) is RandomSampler and sampler.generator is None and loader.generator is None:
+        if own_generator and type(sampler) is RandomSampler and sampler.generator is None and loader.generator is None:
             # Its own generator: the global one is not drawn from at a moment that workers and prefetching decide.
             sampler.generator = torch.Generator().manual_seed(torch.initial_seed())
         for words in _limits(loader, self._knows_itself):
             say(words)
 
-    def state(self) -> dict[str, Any]:
+    def state(self, *, at_end: bool = False) -> dict[str, Any]:
+        """``at_end``: the epoch is over, though the loader was not asked for a batch after its last."""
+        if self._resume is not None:  # restored, and not begun yet
+            return dict(self._resume)
+        if at_end or not self._is_under_way:
+            epoch = self._epoch + at_end
+            return {"epoch": epoch, "delivered": 0, "begin": self._now(), "loader": None, "between": True}
         own = _plain(self._loader.state_dict()) if self._knows_itself else None
         return {"epoch": self._epoch, "delivered": self._delivered, "begin": self._begin, "loader": own}
 
@@ -55,11 +64,17 @@ class DataPosition:
         self._epoch, self._resume = int(state["epoch"]), state
 
     def epoch(self, rng: Mapping[str, Any] | None) -> Iterator[Any]:
-        """The batches of one epoch, from the restored position on. ``rng``: set once the iterator is made."""
+        """The batches of one epoch, from the restored position on; its iterator is made at once. ``rng``: as it was
+        when the position was taken; put back by the time of the first batch."""
         resume, self._resume = self._resume, None
         if resume is not None:
             self._restore_begin(resume["begin"])
-        self._begin = {"rng": get_rng(), "generators": [g.get_state() for g in self._generators()]}
+            if resume.get("between") and rng is not None:  # the iterator was not made yet: making it draws
+                set_rng(rng)
+                rng = None
+        elif self._delivered:  # whoever counts batches asks for none after the last
+            self._epoch += 1
+        self._begin = self._now()
         self._delivered = 0 if resume is None else int(resume["delivered"])
         if hasattr(getattr(self._loader, "sampler", None), "set_epoch"):
             self._loader.sampler.set_epoch(self._epoch)
@@ -69,6 +84,10 @@ class DataPosition:
             iterator = iter(self._loader)
         else:
             iterator = self._iterator(self._delivered)
+        self._is_under_way = True
+        return self._deliver(iterator, rng)
+
+    def _deliver(self, iterator: Iterator[Any], rng: Mapping[str, Any] | None) -> Iterator[Any]:
         if rng is not None:
             set_rng(rng)
         for batch in iterator:
@@ -76,12 +95,15 @@ class DataPosition:
             yield batch
         self._epoch += 1
         self._delivered = 0
+        self._is_under_way = False
+
+    def _now(self) -> dict[str, Any]:
+        return {"rng": get_rng(), "generators": [g.get_state() for g in self._generators()]}
 
     def _restore_begin(self, begin: Mapping[str, Any]) -> None:
-        if begin:
-            set_rng(begin["rng"])
-            for generator, state in zip(self._generators(), begin["generators"], strict=True):
-                generator.set_state(state)
+        set_rng(begin["rng"])
+        for generator, state in zip(self._generators(), begin["generators"], strict=True):
+            generator.set_state(state)
 
     def _iterator(self, skip: int) -> Iterator[Any]:
         """The loader's iterator without its first ``skip`` batches."""
