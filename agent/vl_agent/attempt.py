@@ -90,6 +90,7 @@ class Attempt:
             fault=self._fault,
         )  # fmt: skip
         self._pipeline: Pipeline | None = None
+        self._saved_and_stops = False
         self._faulted: tuple[Cause, str] | None = None
         self._missed = 0
         self._running = False
@@ -231,10 +232,13 @@ class Attempt:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 await self._cut(durable, waiting)
-            ended = self._exited(await waiting)
+            ended = await waiting
+            self._running = False
+            self._leaving.over()
             watching.cancel()
+            await self._read_all(progress, pipeline)  # its last words may say why it ended
+            ended = self._exited(ended)
             await self._watchers.last_look()
-            await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
             await pipeline.close()
             await self._settled(durable, pipeline)
@@ -269,8 +273,8 @@ class Attempt:
         await durable
 
     def _exited(self, ended: Ended) -> Ended:
-        self._running = False
-        self._leaving.over()
+        if self._saved_and_stops and ended.cause == "user_error":  # torchrun makes 1 of every status of its ranks
+            ended = replace(ended, cause="notice", detail="saved and stopped as told")
         if self._leaving.told and ended.cause == "notice":
             ended = replace(ended, cause=self._leaving.cause, detail=f"{self._leaving.why}: {ended.detail}")
         elif self._leaving.noticed and self._cut_short(ended):
@@ -377,6 +381,10 @@ class Attempt:
                 self._step(word)
             elif isinstance(word, told.Save):
                 pipeline.saved(word.name, word.step, word.took_s)
+            elif isinstance(word, told.Skipped):
+                self._tell("save_skipped", step=word.step, why=word.why)
+            elif isinstance(word, told.Stopped):
+                self._saved_and_stops = True
             else:
                 self._leaving.helper = True
         self.status.saved_step = pipeline.saved_step or self.status.saved_step

@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vl_agent import writer
+
 PROC = Path("/proc")
 MARKER = "VL_TRAINING"
 """Environment variable whose value is a training's own."""
@@ -104,12 +106,21 @@ def _has_mark(pid: int, mark: bytes) -> bool:
         return False
 
 
-async def end_family(family: Family, *, grace_s: float, patience_s: float = 10.0) -> list[int]:
+async def end_family(
+    family: Family, *, grace_s: float, writing_s: float = 0.0, patience_s: float = 10.0
+) -> list[int]:  # fmt: skip
     """Ask the family to end (SIGTERM), kill what is left after ``grace_s`` seconds; return pids that stayed even so
-    (a process in an uninterruptible wait) ``patience_s`` later."""
+    (a process in an uninterruptible wait) ``patience_s`` later. ``writing_s``: what a writer gets besides for a save
+    that its dead trainer handed over."""
     _signal_all(members(family), signal.SIGTERM)
     if await _gone(family, grace_s):
         return []
+    if writing_s:
+        left = members(family)
+        writers = [pid for pid in left if _has_mark(pid, f"{writer.MARK}=1".encode())]
+        _signal_all([pid for pid in left if pid not in writers], signal.SIGKILL)
+        if writers and await _gone(family, writing_s):
+            return []
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         _signal_all(members(family), signal.SIGKILL)

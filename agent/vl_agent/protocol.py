@@ -419,7 +419,7 @@ class Lease:
 #   saved          step, name, bytes, took_s          whole on the box
 #   durable        step, manifest, bytes, sent, took_s committed in the store (sent: bytes uploaded for it)
 #   commit_refused step, head_epoch, head_holder      fenced: the head has moved on
-#   save_skipped   step, why
+#   save_skipped   step, why                          by the helper (its writer is behind, or failed) or on the way up
 #   cadence        every_s, why                       how often the script is asked to save from now on
 #   cadence_advice every_s, why                       the script saves on its own schedule; this would lose less
 #   notice         source, window_s, detail           the provider will take the box
