@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 from vl_agent import control, paths, told
 from vl_agent import head as heads
 from vl_agent.checkpoints import restore as restoring
+from vl_agent.checkpoints import temporary
+from vl_agent.checkpoints.doubt import Losses
 from vl_agent.checkpoints.pipeline import Pipeline
 from vl_agent.checkpoints.watch import Watch
 from vl_agent.head import Fenced
@@ -43,6 +45,8 @@ FENCED_PATIENCE_S = 10.0
 LAST_WORDS_S = 10.0
 UNKNOWN_WINDOW_S = 120.0
 """A notice that names no moment is taken to leave so long."""
+_MOST_TURNS = 8
+"""How often more is read at once: of a script that tells without end the rest is heard before its save is named."""
 _NO_ROOM = 64 * 1024
 """Bytes below which a disk counts as full: no file of more than a few blocks can be written there."""
 
@@ -85,6 +89,8 @@ class Attempt:
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
         self._training = Training(record, folder.log, tuple(secrets.values()))
         self._pipeline: Pipeline | None = None
+        self._losses = Losses()
+        self._reading = False
         self._helper = False
         self._noticed = False
         self._stop_as: tuple[str, float | None, bool] | None = None
@@ -93,6 +99,7 @@ class Attempt:
         self._done = asyncio.Event()
         self._fenced: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None]
 
     @property
     def pid(self) -> int:
@@ -103,7 +110,8 @@ class Attempt:
         """To the end of the attempt, which is told in journal and head as well. Cancelled, it ends the training."""
         self.journal.tell("claimed", launch=self.head.launch, box=box)
         tasks = [asyncio.create_task(self.journal.keep_shipping()), asyncio.create_task(self._shipper.keep_shipping())]
-        tasks.append(asyncio.create_task(self._sweep()))
+        self._sweeping = asyncio.create_task(self._sweep())
+        tasks.append(self._sweeping)
         try:
             ended = await self._foreseen()
         except Fenced as fenced:
@@ -184,6 +192,7 @@ class Attempt:
         self.status.step = self.status.saved_step = restored.step
         watch = Watch(self._checkpoints)
         watch.ignore_present()
+        progress = control.ProgressReader(self._control)
         self._pipeline = Pipeline(
             self.store,
             self.spec.name,
@@ -194,6 +203,8 @@ class Attempt:
             keep_every=self.spec.checkpoints.keep_every,
             tell=self.journal.tell,
             distrusted=restored.bad,
+            swept=self._sweeping.done,
+            doubt=lambda step: self._doubt(step, progress),
         )
         control.clear(self._control)
         if self.spec.checkpoints.every_s is not None:
@@ -204,11 +215,10 @@ class Attempt:
         self._phase("training", "")
         if self._stop_as is not None:  # told while it was being started
             self._begin_to_stop(*self._stop_as)
-        return await self._train(self._pipeline)
+        return await self._train(self._pipeline, progress)
 
-    async def _train(self, pipeline: Pipeline) -> Ended:
+    async def _train(self, pipeline: Pipeline, progress: control.ProgressReader) -> Ended:
         """While the command runs, and then until its last save is durable."""
-        progress = control.ProgressReader(self._control)
         durable = asyncio.create_task(pipeline.run())
         reading = asyncio.create_task(self._keep_reading(progress, pipeline))
         waiting = asyncio.create_task(self._training.wait())
@@ -218,15 +228,15 @@ class Attempt:
             if not waiting.done():
                 await self._cut(durable, waiting)
             ended = self._exited(await waiting)
-            self._read(progress, pipeline)
+            await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
-            await pipeline.close()
+            await pipeline.close(finished=ended.code in (0, control.STOPPED_EXIT))
             await self._settled(durable, pipeline)
         finally:
             for task in (reading, durable, waiting):
                 task.cancel()
             await asyncio.gather(reading, durable, waiting, return_exceptions=True)
-        self._read(progress, pipeline)
+        await self._read_all(progress, pipeline)
         return await self._conclude(ended)
 
     async def _cut(self, durable: asyncio.Task[None], waiting: asyncio.Task[Ended]) -> None:
@@ -352,27 +362,54 @@ class Attempt:
 
     async def _keep_reading(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         while True:
-            self._read(progress, pipeline)
+            await self._read_all(progress, pipeline)
             await asyncio.sleep(PROGRESS_S)
+
+    async def _read_all(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
+        """In turns with everything else: a script may tell as quickly as it is read."""
+        self._read(progress, pipeline)
+        while progress.behind:
+            await asyncio.sleep(0)
+            self._read(progress, pipeline)
 
     def _read(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         """What the helper told: steps into the journal, saves to the pipeline."""
-        for word in told.read(progress):
-            if isinstance(word, told.Step):
-                self._step(word)
-            elif isinstance(word, told.Save):
-                pipeline.saved(word.name, word.step, word.took_s)
-            else:
-                self._helper = True
-                if self._noticed:  # heard before the script had begun
-                    self._begin_to_stop("notice", self.status.notice_deadline, True)
+        self._reading = True  # a save asks for the losses up to it, which stand before it
+        try:
+            for word in told.read(progress):
+                self._hear(word, pipeline)
+        finally:
+            self._reading = False
         self.status.saved_step = pipeline.saved_step or self.status.saved_step
         self.status.durable_step = pipeline.durable_step
+        self.status.layout = pipeline.layout
+
+    def _hear(self, word: told.Helper | told.Step | told.Save, pipeline: Pipeline) -> None:
+        if isinstance(word, told.Step):
+            self._step(word)
+        elif isinstance(word, told.Save):
+            pipeline.saved(word.name, word.step, word.took_s)
+        else:
+            self._helper = True
+            if self._noticed:  # heard before the script had begun
+                self._begin_to_stop("notice", self.status.notice_deadline, True)
+
+    def _doubt(self, step: int, progress: control.ProgressReader) -> str:
+        """Why a checkpoint of this step is suspect, by what was told so far."""
+        if self._pipeline is not None and not self._reading:
+            for _ in range(_MOST_TURNS):
+                self._read(progress, self._pipeline)
+                if not progress.behind:
+                    break
+        return self._losses.doubt(step)
 
     def _step(self, word: told.Step) -> None:
         total = self.spec.total_steps if word.total is None else word.total
         self.status.step, self.status.loss, self.status.total_steps = word.step, word.loss, total
-        self.journal.tell("step", step=word.step, loss=word.loss, total=total)
+        nonfinite = {"nonfinite": word.nonfinite} if word.nonfinite else {}
+        self.journal.tell("step", step=word.step, loss=word.loss, total=total, **nonfinite)
+        if word.loss is not None or word.nonfinite:
+            self._losses.told(word.step, word.nonfinite)
 
     def _phase(self, phase: Phase, detail: str) -> None:
         self.status.phase, self.status.detail = phase, detail
@@ -389,6 +426,11 @@ class Attempt:
             env["PYTHONUNBUFFERED"] = "1"
             why = "loss lines on a pipe would come minutes late"
             self.journal.tell("environment", name="PYTHONUNBUFFERED", value="1", why=why)
+        folder = temporary.better(self._checkpoints, env)
+        if folder is not None:
+            env["TMPDIR"] = str(folder)
+            why = "on the checkpoints' file system: a file made there and renamed is never seen half"
+            self.journal.tell("environment", name="TMPDIR", value=str(folder), why=why)
         env["VL_CONTROL"] = str(self._control)
         env["VL_RUN"], env["VL_EPOCH"] = self.spec.name, str(self.head.epoch)
         return env

@@ -161,6 +161,10 @@ class Kept:
     epoch: int
     manifest: str
     pinned: bool = False
+    suspect: str = ""
+    """Why no attempt resumes from it without a person's word (a rollback to it): its training had just told a loss that
+    is no finite number. It is kept, the newest one of the kind, but never becomes ``Head.checkpoint`` by itself: the
+    durable step stays that of the last good one, and what is saved after a resume from there may be committed."""
 
 
 @dataclass(frozen=True)
@@ -209,11 +213,15 @@ class Manifest:
     epoch: int
     step: int
     layout: str
+    """Which framework wrote it (``vl_agent.checkpoints.layouts``): says what must point at it once it is restored."""
     name: str
     """The file or folder in the checkpoint folder that this checkpoint is."""
     files: tuple[BlobRef, ...]
+    """In the order in which they are put back: what comes last in a save is last."""
     saved_at: float
     """Unix seconds by the box's clock; for showing only."""
+    suspect: str = ""
+    """As ``Kept.suspect``."""
     format: int = FORMAT
 
 
@@ -331,6 +339,8 @@ class Beat:
     """Unix seconds by the box's clock at which the provider takes the box, once it said so."""
     store_error: str = ""
     """Not empty: the store can't be reached or refuses; the run trains but can't become durable (at risk)."""
+    layout: str = ""
+    """Whose checkpoints were recognised, by the framework's name; empty before the first save."""
     detail: str = ""
     """What it is doing, or why it ended, for a person."""
     format: int = FORMAT
@@ -394,11 +404,15 @@ class Lease:
 #   restored       step, bytes, seconds, source       source: store | prefetched | local; step None: a fresh start
 #   moved_aside    paths                              files in the checkpoint folder that are not the head's checkpoint
 #   bad_checkpoint step, manifest, why                a blob missing or corrupt; the one before is used
+#   passed_over    step, manifest, why                a suspect checkpoint: only a rollback to it resumes from it
 #   environment    name, value, why                   a change to the training command's environment
 #   started        pid, command                       the training command runs
-#   step           step, loss, total                  exact (JSON floats round-trip); loss None when not known
+#   step           step, loss, total, nonfinite       exact (JSON floats round-trip); loss None when not known, or no
+#                                                     finite number: nonfinite then says which (nan, inf, -inf)
+#   layout         name, resume                       whose checkpoints these are; how the command resumes, in words
 #   saved          step, name, bytes, took_s          whole on the box
 #   durable        step, manifest, bytes, sent, took_s committed in the store (sent: bytes uploaded for it)
+#   suspect        as durable, why                    kept in the store, but never resumed from without a rollback
 #   commit_refused step, head_epoch, head_holder      fenced: the head has moved on
 #   save_skipped   step, why
 #   notice         source, window_s, detail           the provider will take the box

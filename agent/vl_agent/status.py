@@ -20,6 +20,7 @@ class Status:
     total_steps: int | None = None
     notice_deadline: float | None = None
     store_error: str = ""
+    layout: str = ""
     detail: str = ""
 
     def beat(self) -> Beat:
@@ -28,5 +29,6 @@ class Status:
         return Beat(
             counter=self.counter, launch=self.launch, epoch=self.epoch, phase=self.phase, step=self.step,
             loss=self.loss, saved_step=self.saved_step, durable_step=self.durable_step, total_steps=self.total_steps,
-            notice_deadline=self.notice_deadline, store_error=self.store_error, detail=self.detail,
+            notice_deadline=self.notice_deadline, store_error=self.store_error, layout=self.layout,
+            detail=self.detail,
         )  # fmt: skip

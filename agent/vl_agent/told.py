@@ -23,6 +23,8 @@ class Step:
     loss: float | None
     """Exact; None when it is not known or no finite number."""
     total: int | None
+    nonfinite: str = ""
+    """nan, inf or -inf, where the loss is known to be that."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,11 @@ class Save:
 
 
 def read(progress: control.ProgressReader) -> Iterator[Helper | Step | Save]:
-    """All that was told since the last time."""
-    while lines := progress.more():
-        for line in lines:
-            told = _parse(line)
-            if told is not None:
-                yield told
+    """What was told since the last time, so much as may be read without a pause."""
+    for line in progress.more():
+        told = _parse(line)
+        if told is not None:
+            yield told
 
 
 def _parse(line: dict[str, Any]) -> Helper | Step | Save | None:
@@ -49,7 +50,11 @@ def _parse(line: dict[str, Any]) -> Helper | Step | Save | None:
         return None
     if isinstance(line.get("saved"), str):
         return Save(line["saved"], step, _number(line.get("took_s")))
-    return Step(step, _number(line.get("loss")), _count(line.get("total"))) if "loss" in line else None
+    if "loss" not in line:
+        return None
+    nonfinite = line.get("nonfinite")
+    known = nonfinite if isinstance(nonfinite, str) and nonfinite in ("nan", "inf", "-inf") else ""
+    return Step(step, None if known else _number(line["loss"]), _count(line.get("total")), known)
 
 
 def _count(value: object) -> int | None:

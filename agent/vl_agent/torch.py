@@ -109,8 +109,8 @@ class Checkpointer:
         tensor waits for the GPU, so pass it only now and then there), saves when it is time, and on a notice saves and
         ends the process with exit status 75."""
         number = loss.detach() if isinstance(loss, torch.Tensor) else loss
-        value = None if number is None else control.finite(float(number))
-        self._progress.tell(step=step, loss=value, total=self.total_steps, t=time.time())
+        words = control.loss_words(None if number is None else float(number))
+        self._progress.tell(step=step, **words, total=self.total_steps, t=time.time())
         if self._notice and os.path.exists(self._notice):
             self._stop(step)
         if step == self.total_steps or self.should_save(step):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import zipfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,16 @@ class Held:
         part.write_bytes(torch_like(words or f"step {step}"))
         return part.rename(self.checkpoints / f"step-{step}.pt")
 
-    def pipeline(self, *, keep: int = 3, distrusted: Sequence[str] = ()) -> Pipeline:
+    def pipeline(
+        self, *, keep: int = 3, distrusted: Sequence[str] = (), swept: Callable[[], bool] = lambda: True
+    ) -> Pipeline:
         watch = Watch(self.checkpoints)
         watch.ignore_present()
         reach = Reach(self.status, self.told.tell)
-        return Pipeline(self.store, RUN, self.head, watch, reach, keep=keep, tell=self.told.tell, distrusted=distrusted)
+        return Pipeline(
+            self.store, RUN, self.head, watch, reach, keep=keep, tell=self.told.tell, swept=swept,
+            distrusted=distrusted,
+        )  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def running(self, pipeline: Pipeline) -> AsyncIterator[asyncio.Task[None]]:
@@ -163,6 +168,10 @@ class Held:
         async with self.running(pipeline) as task:
             await pipeline.close()
             await asyncio.wait_for(task, 20)
+
+    def nothing_held(self) -> bool:
+        """Of what was saved nothing is kept on this disk any longer for its upload."""
+        return list((self.work / ".ckpt.vl" / "hold").iterdir()) == []
 
     # ------------------------------------------------------------------------------------------------ with a training
 
