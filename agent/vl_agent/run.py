@@ -263,6 +263,7 @@ def status(args: argparse.Namespace) -> int:
         print(
             f"{run}  launch {launch}  attempt {beat.epoch}  {beat.phase}  step {_or_dash(beat.step)}"
             f"  saved {_or_dash(beat.saved_step)}  durable {_or_dash(beat.durable_step)}  {age:.0f} s ago"
+            + (f"  {beat.layout}" if beat.layout else "")
             + (f"  AT RISK {_span(beat.at_risk_s + age)}: {beat.at_risk}" if beat.at_risk else "")
         )
     if not found:
