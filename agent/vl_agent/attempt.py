@@ -358,6 +358,7 @@ class Attempt:
             if isinstance(word, told.Step):
                 self._step(word)
             elif isinstance(word, told.Save):
+                self.measures.hear_save(word.took_s)
                 pipeline.saved(word.name, word.step, word.took_s)
             else:
                 self._leaving.helper = True
