@@ -397,6 +397,7 @@ class Attempt:
         if isinstance(word, told.Step):
             self._step(word)
         elif isinstance(word, told.Save):
+            self.measures.hear_save(word.took_s)
             pipeline.saved(word.name, word.step, word.took_s)
         elif isinstance(word, told.Skipped):
             self._tell("save_skipped", step=word.step, why=word.why)

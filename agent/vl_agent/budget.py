@@ -105,11 +105,15 @@ class Measures:
             self._hear_step(fields.get("step"), now)
         elif kind == "saved":
             self._saved_at = now
-            if (took := fields.get("took_s")) is not None:
-                self._saves.append(took)
+            self.hear_save(fields.get("took_s"))
         elif kind == "durable":
             self._durable_at = now
             self._uploads.append(fields.get("took_s") or 0.0)
+
+    def hear_save(self, took_s: float | None) -> None:
+        """The script's own word on what a save took: the file may have been found, and told, before it came."""
+        if took_s is not None:
+            self._saves.append(took_s)
 
     def _hear_step(self, step: Any, now: float) -> None:
         """Steps may be told every hundredth only: the time of one is what the script needs to hear the word."""
