@@ -138,6 +138,8 @@ class Attempt:
             self.journal.tell("notice_save", choice="fresh", why="the script saves at once and stops")
         else:
             self.journal.tell("notice_save", choice="upload", why="the script saves on its own: its newest is uploaded")
+        if self._pipeline is not None:
+            self._pipeline.uploads.hurry()
         if self._helper or not self._running:
             self._begin_to_stop("notice", deadline, True)
 
@@ -194,6 +196,8 @@ class Attempt:
             tell=self.journal.tell,
             distrusted=restored.bad,
         )
+        if self._noticed:
+            self._pipeline.uploads.hurry()
         control.clear(self._control)
         if self.spec.checkpoints.every_s is not None:
             control.write_cadence(self._control, self.spec.checkpoints.every_s)
@@ -367,6 +371,7 @@ class Attempt:
                     self._begin_to_stop("notice", self.status.notice_deadline, True)
         self.status.saved_step = pipeline.saved_step or self.status.saved_step
         self.status.durable_step = pipeline.durable_step
+        self.status.upload(pipeline.uploads.progress if pipeline.pending else None)
 
     def _step(self, word: told.Step) -> None:
         total = self.spec.total_steps if word.total is None else word.total

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vl_agent.protocol import Beat, Phase
+
+if TYPE_CHECKING:
+    from vl_agent.checkpoints.upload import Progress
 
 
 @dataclass
@@ -20,7 +24,16 @@ class Status:
     total_steps: int | None = None
     notice_deadline: float | None = None
     store_error: str = ""
+    upload_bytes: int | None = None
+    upload_total: int | None = None
+    upload_rate: float | None = None
     detail: str = ""
+
+    def upload(self, progress: Progress | None) -> None:
+        """How far the upload of the newest save is; None: none is under way."""
+        self.upload_bytes = progress.bytes if progress else None
+        self.upload_total = progress.total if progress else None
+        self.upload_rate = round(progress.rate, 1) if progress else None
 
     def beat(self) -> Beat:
         """The next beat: the counter moves once for each."""
@@ -29,4 +42,5 @@ class Status:
             counter=self.counter, launch=self.launch, epoch=self.epoch, phase=self.phase, step=self.step,
             loss=self.loss, saved_step=self.saved_step, durable_step=self.durable_step, total_steps=self.total_steps,
             notice_deadline=self.notice_deadline, store_error=self.store_error, detail=self.detail,
+            upload_bytes=self.upload_bytes, upload_total=self.upload_total, upload_rate=self.upload_rate,
         )  # fmt: skip

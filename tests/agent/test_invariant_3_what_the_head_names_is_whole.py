@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vl_agent.checkpoints.upload import TRIES
 from vl_agent.protocol import Kept
 from vl_agent.store import StoreError, open_store
 
@@ -101,10 +102,10 @@ def saved(held: Held, step: int, keep: int = 3) -> Any:
 
 async def test_a_file_that_is_written_while_it_is_uploaded_is_not_committed(tmp_path: Path) -> None:
     class Overwrites(MemoryStore):
-        async def put_file(self, key: str, path: Path, **_: Any) -> None:
-            with path.open("r+b") as file:  # in place: the held link shows it as well
+        async def put_part(self, key: str, data: bytes | bytearray, *, limit_s: float) -> None:
+            with (held.checkpoints / "step-5.pt").open("r+b") as file:  # in place: the held link shows it as well
                 file.write(b"X" * 40)
-            await super().put_file(key, path)
+            await super().put_part(key, data, limit_s=limit_s)
 
     held = Held(tmp_path, Overwrites())
     await held.begin()
@@ -116,13 +117,13 @@ async def test_a_file_that_is_written_while_it_is_uploaded_is_not_committed(tmp_
 
 async def test_a_refused_upload_is_never_named(tmp_path: Path) -> None:
     class Refuses(MemoryStore):
-        times = 2
+        times = TRIES + 1
 
-        async def put_file(self, key: str, path: Path, **_: Any) -> None:
+        async def put_part(self, key: str, data: bytes | bytearray, *, limit_s: float) -> None:
             if self.times:
                 self.times -= 1
                 raise StoreError("memory: no room.")
-            await super().put_file(key, path)
+            await super().put_part(key, data, limit_s=limit_s)
 
     held = Held(tmp_path, Refuses(Watched()))
     await held.begin()

@@ -10,11 +10,13 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from vl_agent import head as heads
 from vl_agent.checkpoints import files
 from vl_agent.checkpoints.files import Stamp
+from vl_agent.checkpoints.upload import Uploads
 from vl_agent.checkpoints.watch import Saved, Watch
 from vl_agent.head import Fenced
 from vl_agent.protocol import BlobRef, Head, Kept, Manifest, ProtocolError, blob_key, encode, manifest_key
@@ -55,6 +57,7 @@ class Pipeline:
         self._distrusted = distrusted
         self._hold = files.hidden_folder(watch.folder) / "hold"
         shutil.rmtree(self._hold, ignore_errors=True)  # a killed agent's
+        self.uploads = Uploads(store)
         self._waiting: Saved | None = None
         self._arrived = asyncio.Event()
         self._closing = False
@@ -96,6 +99,7 @@ class Pipeline:
     async def close(self) -> None:
         """The command has ended: ``run`` returns once its newest save is durable. The store is asked until it answers;
         a save that is under way is not begun anew."""
+        self.uploads.hurry()
         await self.look(patient=False)
         self._closing = True
         self._arrived.set()
@@ -181,33 +185,38 @@ class Pipeline:
             self._known[ref.hash, ref.size] = ref
         took = round(time.monotonic() - began, 3)
         self._tell("durable", step=step, manifest=sent.key, bytes=ref.size, sent=sent.bytes, took_s=took)
+        with suppress(StoreError):  # left to the next epoch's sweep
+            await self.uploads.settle({part.key for part in ref.pieces})
         await self._delete(dropped)
 
     async def _send(self, saved: Saved, step: int) -> _Sent:
         """The save's blob in the store, and the manifest that names it."""
+        self.uploads.begin(saved, saved.stamp.size)
         ref, sent = await self._blob(saved)
         self._counter += 1
         key = manifest_key(self._run, step, self._epoch, self._counter)
         return _Sent(saved, key, Manifest(self._run, self._epoch, step, "file", saved.name, (ref,), self._wall()), sent)
 
     async def _blob(self, saved: Saved) -> tuple[BlobRef, int]:
-        """The file as a blob of the store; an unchanged one that a kept checkpoint names is not sent again."""
+        """The file in the store; what a kept checkpoint names of it is not sent again."""
         try:
             if Stamp.of(saved.path) != saved.stamp:
                 raise Changed("it was written again before it could be read")
-            digest = await asyncio.to_thread(files.digest, saved.path)
-            known = (await self._kept_blobs()).get((digest, saved.stamp.size))
+            refs = (await self._kept_blobs()).values()
+            known = {(part.hash, part.size): part.key for ref in refs for part in ref.pieces}
             mode = saved.path.stat().st_mode & 0o777
-            if known is not None:
-                return BlobRef(saved.name, saved.stamp.size, digest, known.key, mode), 0
-            self._counter += 1
-            key = blob_key(self._run, digest, self._epoch, self._counter)
-            await self._store.put_file(key, saved.path)
+            sent = await self.uploads.send(saved.path, known, self._new_blob_key)
             if Stamp.of(saved.path) != saved.stamp:
                 raise Changed("it was written while it was uploaded")
         except FileNotFoundError:
             raise Changed("it was deleted before it could be read") from None
-        return BlobRef(saved.name, saved.stamp.size, digest, key, mode), saved.stamp.size
+        except EOFError:
+            raise Changed("it was written while it was uploaded") from None
+        return sent.ref(saved.name, mode), sent.bytes
+
+    def _new_blob_key(self, digest: str) -> str:
+        self._counter += 1
+        return blob_key(self._run, digest, self._epoch, self._counter)
 
     async def _kept_blobs(self) -> dict[tuple[str, int], BlobRef]:
         """Blobs of the kept checkpoints by content; read once, then kept up to date by our own commits."""

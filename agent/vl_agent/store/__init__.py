@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vl_agent.store.base import (
+    Buffer,
     Denied,
     Entry,
     Exists,
@@ -25,8 +26,8 @@ from vl_agent.store.base import (
 from vl_agent.store.proof import prove
 
 __all__ = [
-    "Denied", "Entry", "Exists", "Moved", "NoStore", "NotFound", "Store", "StoreError", "Stored", "Unanswered",
-    "Unsafe", "leave", "open_store", "prove",
+    "Buffer", "Denied", "Entry", "Exists", "Moved", "NoStore", "NotFound", "Store", "StoreError", "Stored",
+    "Unanswered", "Unsafe", "leave", "open_store", "prove",
 ]  # fmt: skip
 
 

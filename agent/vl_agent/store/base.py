@@ -6,7 +6,7 @@ separated. A *version* is an opaque token (an ETag) that changes with every writ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +51,10 @@ class NoStore(StoreError):
 
 class Unsafe(StoreError):
     """The store ignores ``If-None-Match`` or ``If-Match``: two controllers would both win."""
+
+
+Buffer = bytes | bytearray | memoryview
+"""What ``get_part`` gives: bytes, or something that is read as bytes."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,18 @@ class Store(Protocol):
         """Everything whose key begins with ``prefix`` and sorts after ``after``, sorted by key."""
         ...
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, *keys: str) -> None:
         """A key that is not there is success. May be repeated."""
+        ...
+
+    async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
+        """Write tens of MiB as one object, whatever is there, in one request that the client never repeats. ``data``
+        must not change, also not after a failure: a request that was given up may still be read from it."""
+        ...
+
+    def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
+        """An object's bytes in order, as they arrive. Raises ``NotFound``, and ``StoreError`` when it has not ``size``
+        bytes or nothing arrives for a while."""
         ...
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:

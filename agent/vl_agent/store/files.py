@@ -12,17 +12,18 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from blake3 import blake3
 
-from vl_agent.store.base import Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError
+from vl_agent.store.base import Buffer, Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError
 
 T = TypeVar("T")
 _LOCK = ".vl-store.lock"
+_CHUNK = 4 << 20
 
 
 class FileStore:
@@ -100,8 +101,20 @@ class FileStore:
 
         return await self._do(folder, walk, folder=True)
 
-    async def delete(self, key: str) -> None:
-        await self._do(key, lambda path: path.unlink(missing_ok=True))
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            await self._do(key, lambda path: path.unlink(missing_ok=True))
+
+    async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
+        await self._do(key, lambda path: _write(path, data))
+
+    async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
+        for start in range(0, max(size, 1), _CHUNK):
+            chunk = await self.get_range(key, start, min(start + _CHUNK, size + 1))
+            expected = min(_CHUNK, size - start)
+            if len(chunk) != expected:
+                raise StoreError(f"{self.url}: {key} has not the {size} bytes that were expected.")
+            yield chunk
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:
         def copy(target: Path) -> None:
@@ -167,11 +180,11 @@ def _make(folder: Path) -> None:
         raise NoStore(f"{folder} can't be made ({error.strerror}): correct the store's URL.") from None
 
 
-def _version(data: bytes) -> str:
+def _version(data: bytes | bytearray) -> str:
     return blake3(data).hexdigest()
 
 
-def _write(path: Path, data: bytes) -> str:
+def _write(path: Path, data: bytes | bytearray) -> str:
     with _replacing(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()

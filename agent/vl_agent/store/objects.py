@@ -1,7 +1,8 @@
 """S3, GCS and Azure Blob through ``obstore``.
 
-Two clients over the same bucket: one that may repeat a request by itself (reads, puts, deletes: harmless twice), one
-that never does (create and swap: a repeated one answers for a write that its first sending made).
+Three clients over the same bucket: one that may repeat a request by itself (reads, puts, deletes: harmless twice), one
+that never does (create and swap: a repeated one answers for a write that its first sending made), and one for parts of
+large files, which never does either: who sends parts paces them, and decides when to ask again.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +21,18 @@ import obstore
 from obstore import exceptions as failed
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from vl_agent.store.base import Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError, Unanswered
+from vl_agent.store.base import (
+    Buffer,
+    Denied,
+    Entry,
+    Exists,
+    Moved,
+    NoStore,
+    NotFound,
+    Stored,
+    StoreError,
+    Unanswered,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -32,9 +46,13 @@ UPLOADS_AT_ONCE = 8
 RANGE = 64 << 20
 RANGES_AT_ONCE = 4
 BULK_TIMEOUT_S = 600.0
+DELETES_AT_ONCE = 16
+_CHUNK = 2 << 20
+"""Least bytes of a part that are handed on at once: a part that brings fewer within the timeout has stalled."""
 _METADATA_SERVICE = "http://169.254.169.254/"
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,160})"')
 _PLACE = re.compile(r"https?://[^/\s]{1,200}")
+_CLOCKS = re.compile(r"<(RequestTime|ServerTime)>\s*([0-9TZ:.+-]{10,40})\s*</")
 
 
 class ObjectStore:
@@ -46,6 +64,7 @@ class ObjectStore:
         self._client = _client(url, options, timeout_s, retries=3)
         self._once = _client(url, options, timeout_s, retries=0)
         self._bulk = _client(url, options, BULK_TIMEOUT_S, retries=3)
+        self._part = _client(url, options, BULK_TIMEOUT_S, retries=0)
 
     async def put(self, key: str, data: bytes) -> str:
         result = await self._ask(key, lambda: obstore.put_async(self._client, key, data, use_multipart=False))
@@ -105,11 +124,37 @@ class ObjectStore:
 
         return await self._ask(prefix, collect)
 
-    async def delete(self, key: str) -> None:
-        try:
-            await self._ask(key, lambda: obstore.delete_async(self._client, key))
-        except NotFound:
+    async def delete(self, *keys: str) -> None:
+        at_once = asyncio.Semaphore(DELETES_AT_ONCE)
+
+        async def delete(key: str) -> None:
+            async with at_once:
+                with suppress(NotFound):
+                    await self._ask(key, lambda: obstore.delete_async(self._client, key))
+
+        ended = await asyncio.gather(*(delete(key) for key in keys), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
+
+    async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
+        await self._ask(key, lambda: obstore.put_async(self._part, key, data, use_multipart=False), limit_s)
+
+    async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
+        result = await self._ask(key, lambda: obstore.get_async(self._part, key))
+        if result.meta["size"] != size:
+            raise StoreError(f"{self.url}: {key} has {result.meta['size']} bytes, {size} were expected.")
+        if not size:
+            yield b""
             return
+        chunks = result.stream(min_chunk_size=_CHUNK)
+        got = 0
+        while got < size:
+            chunk = await self._ask(key, lambda: anext(chunks, b""))
+            got += len(chunk)
+            if not chunk or got > size:
+                raise StoreError(f"{self.url}: {key} ends at byte {got}, {size} were expected.")
+            yield chunk
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:
         size = path.stat().st_size
@@ -222,6 +267,8 @@ def _token(result: Mapping[str, Any]) -> str:
 
 
 def _denied(url: str, words: str) -> str:
+    if "RequestTimeTooSkewed" in words:
+        return f"{url}: the store refuses what we sign: {_skew(words)}: set it (NTP), the store asks for 15 min."
     return f"{url}: the store refuses our credentials ({_short(words)}): check keys, expiry and the bucket's policy."
 
 
@@ -230,12 +277,42 @@ def _told(url: str, key: str, words: str) -> StoreError:
     if _METADATA_SERVICE in words:  # the last place where the client looks
         words = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role."
         return Denied(f"{url}: no credentials found: {words}")
-    for mark in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403 Forbidden", "401 Unauthorized"):
+    for mark in (
+        "RequestTimeTooSkewed",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "403 Forbidden",
+        "401 Unauthorized",
+    ):
         if mark in words:
             return Denied(_denied(url, words))
     if "NoSuchBucket" in words:
         return NoStore(f"{url}: there is no such bucket: create it, or correct the store's URL.")
     return Unanswered(f"{url}: {key}: {_short(words)}. Check the network, the endpoint and the store itself.")
+
+
+def _skew(words: str) -> str:
+    """How far this box's clock is off, by the two times in the store's answer."""
+    times = dict(_CLOCKS.findall(words))
+    try:
+        ours, its = (_time(times[name]) for name in ("RequestTime", "ServerTime"))
+        ahead = (ours - its).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return "this box's clock is wrong"
+    return f"this box's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the store's"
+
+
+def _time(words: str) -> datetime:
+    """``20260102T030405Z`` or ``2026-01-02T03:04:05Z``."""
+    digits = re.sub(r"[^0-9]", "", words.partition(".")[0])[:14]
+    return datetime.strptime(digits, "%Y%m%d%H%M%S")
+
+
+def _on_its_way_safe(endpoint: str) -> bool:
+    """Whether nobody between us and the store can alter bytes: TLS, or the same machine."""
+    parsed = urllib.parse.urlsplit(endpoint)
+    return parsed.scheme != "http" or parsed.hostname in ("127.0.0.1", "::1", "localhost")
 
 
 def _short(words: str) -> str:
@@ -265,6 +342,8 @@ def _client(url: str, options: Mapping[str, str], timeout_s: float, retries: int
         if endpoint:
             config["endpoint"] = endpoint
         config["region"] = options.get("region") or os.environ.get("AWS_REGION") or "us-east-1"
+        if _on_its_way_safe(endpoint):  # SHA-256 of every body costs as much again as all the rest of sending it
+            config["unsigned_payload"] = "true"
         return S3Store(bucket, config=config, **common)  # type: ignore[arg-type]
     if scheme == "gs":
         return GCSStore(bucket, **common)
