@@ -248,7 +248,6 @@ def paced(clocks: Clocks, cores: int = 2) -> Pace:
 async def test_an_upload_takes_one_percent_of_the_cores() -> None:
     clocks = Clocks()
     pace = paced(clocks, cores=4)
-    clocks.now = 1e6  # the next save is far away
     pace.begin(1 << 30)
     await pace.take(FREE)
     clocks.cpu = 0.2
@@ -262,7 +261,8 @@ async def test_an_upload_takes_one_percent_of_the_cores() -> None:
 async def test_an_upload_is_through_before_the_next_save_is_due() -> None:
     clocks = Clocks()
     pace = paced(clocks)
-    clocks.now = 100.0  # the first came after 100 s
+    pace.begin(10 * FREE)
+    clocks.now = 100.0  # the second comes after 100 s
     pace.begin(10 * FREE)
     for _ in range(5):
         await pace.take(FREE)
@@ -281,7 +281,6 @@ async def test_a_small_save_does_not_wait() -> None:
 async def test_a_notice_unpaces_who_waits_already() -> None:
     clocks = Clocks()
     pace = paced(clocks)
-    clocks.now = 1e6
     pace.begin(1 << 40)
     await pace.take(FREE)
     clocks.cpu = 1e6

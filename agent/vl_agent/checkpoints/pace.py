@@ -8,6 +8,7 @@ is due, whatever it takes, or durability would fall behind.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 import time
@@ -38,7 +39,7 @@ class Pace:
         self._cost = _CPU_PER_BYTE
         self._began = monotonic()
         self._cpu_before = cpu()
-        self._interval_s = 0.0
+        self._interval_s = math.inf
         self._total = self._taken = 0
 
     @property
@@ -47,13 +48,13 @@ class Pace:
 
     def begin(self, total: int) -> None:
         """A save of ``total`` bytes is uploaded from now on; the next is due as long after it as it came after the one
-        before (the first: after the start)."""
+        before. The first knows of none."""
         if self._taken > FREE:
             self._cost = self._spent() / self._taken
         now = self._monotonic()
-        self._interval_s = now - self._began
+        self._interval_s = now - self._began if self._total else math.inf
         self._began, self._cpu_before = now, self._cpu()
-        self._total, self._taken = total, 0
+        self._total, self._taken = max(total, 1), 0
 
     def hurry(self) -> None:
         """Unpaced from now on, also who waits already."""
@@ -64,7 +65,7 @@ class Pace:
         if self.in_a_hurry or self._taken < FREE:
             return 0.0
         by_cpu = self._spent() / (SHARE * self._cores)
-        by_spread = SPREAD * self._interval_s * self._taken / max(self._total, 1)
+        by_spread = SPREAD * self._interval_s * self._taken / self._total
         return max(0.0, self._began + min(by_cpu, by_spread) - self._monotonic())
 
     async def take(self, size: int) -> None:

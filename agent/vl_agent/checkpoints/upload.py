@@ -81,7 +81,8 @@ class Uploads:
         self._store, self._monotonic, self._jitter = store, monotonic, jitter
         self._pace = pace or Pace()
         self._reading = ThreadPoolExecutor(1, "vl-read", initializer=step_back_here)
-        self._uncommitted: dict[tuple[str, int], str] = {}
+        self._keys: dict[tuple[str, int], str] = {}
+        self._there: set[str] = set()
         self._slowest_s = 0.0
         self._save: object = None
         self._began, self._done, self._sent, self._total = 0.0, 0, 0, 0
@@ -123,8 +124,9 @@ class Uploads:
     async def settle(self, named: Collection[str]) -> None:
         """A save is committed, whose blobs are ``named``: what former tries sent and nobody names is deleted. Raises
         ``StoreError``; what is left then is swept by the next epoch."""
-        gone = sorted(set(self._uncommitted.values()).difference(named))
-        self._uncommitted.clear()
+        gone = sorted(set(self._keys.values()).difference(named))
+        self._keys.clear()
+        self._there.clear()
         self._save = None
         await self._store.delete(*gone)
 
@@ -133,7 +135,7 @@ class Uploads:
         buffers = _Buffers(min(step, size), max(1, IN_FLIGHT // step))
         whole = blake3()
         parts: list[Part] = []
-        tasks: list[asyncio.Task[None]] = []
+        tasks: dict[str, asyncio.Task[None]] = {}
         sent = 0
         loop = asyncio.get_running_loop()
         try:
@@ -141,36 +143,41 @@ class Uploads:
                 length = min(step, size - start)
                 await self._pace.take(length)
                 buffer = await buffers.get()
-                if any(task.done() and task.exception() for task in tasks):
+                if any(task.done() and task.exception() for task in tasks.values()):
                     break  # those that are on their way end; then the store's word is told
                 digest = await loop.run_in_executor(self._reading, _read, file, buffer, start, length, whole)
-                key = known.get((digest, length)) or self._uncommitted.get((digest, length))
-                if key is None:
-                    key = new_key(digest)
-                    data = buffer if length == len(buffer) else bytes(memoryview(buffer)[:length])
-                    tasks.append(asyncio.create_task(self._put(key, digest, data, buffer, buffers)))
-                    sent += length
-                else:
+                key = known.get((digest, length)) or self._key(digest, length, new_key)
+                parts.append(Part(key, length, digest))
+                if (digest, length) in known or key in self._there or key in tasks:
                     buffers.give_back(buffer)
                     self._done += length
-                parts.append(Part(key, length, digest))
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for task in tasks:
+                    continue
+                data = buffer if length == len(buffer) else bytes(memoryview(buffer)[:length])
+                tasks[key] = asyncio.create_task(self._put(key, data, buffer, buffers))
+                sent += length
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            for task in tasks.values():
                 task.result()
         finally:
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
         return Sent(whole.hexdigest(), tuple(parts), sent)
 
-    async def _put(self, key: str, digest: str, data: bytearray | bytes, buffer: bytearray, buffers: _Buffers) -> None:
+    def _key(self, digest: str, length: int, new_key: Callable[[str], str]) -> str:
+        """A part keeps its key when it is sent again: nobody knows whether the first one arrived."""
+        if (digest, length) not in self._keys:
+            self._keys[digest, length] = new_key(digest)
+        return self._keys[digest, length]
+
+    async def _put(self, key: str, data: bytearray | bytes, buffer: bytearray, buffers: _Buffers) -> None:
         """One part, asked again with growing pauses. A buffer that a given-up request may still read is not reused."""
         clean = False
         try:
             clean = await self._ask(key, data)
         finally:
             buffers.give_back(buffer if clean else None)
-        self._uncommitted[digest, len(data)] = key
+        self._there.add(key)
         self._done += len(data)
         self._sent += len(data)
 

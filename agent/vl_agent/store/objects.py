@@ -47,11 +47,13 @@ RANGE = 64 << 20
 RANGES_AT_ONCE = 4
 BULK_TIMEOUT_S = 600.0
 DELETES_AT_ONCE = 16
+STALL_S = 30.0
 _CHUNK = 2 << 20
-"""Least bytes of a part that are handed on at once: a part that brings fewer within the timeout has stalled."""
+"""Bytes of a part that are handed on at once: one that brings fewer within ``STALL_S`` has stalled."""
 _METADATA_SERVICE = "http://169.254.169.254/"
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,160})"')
 _PLACE = re.compile(r"https?://[^/\s]{1,200}")
+_ASKING = re.compile(r"^.{0,40}Error performing [A-Z]+ \S+ in \S+ - ")
 _CLOCKS = re.compile(r"<(RequestTime|ServerTime)>\s*([0-9TZ:.+-]{10,40})\s*</")
 
 
@@ -85,6 +87,8 @@ class ObjectStore:
             )
         except NotFound:  # AWS answers 404, others 412, when the key is gone
             raise Moved(f"{self.url}: {key} is gone.") from None
+        except Exists:  # 409: another write was under way
+            raise Unanswered(f"{self.url}: {key} was being written at the same time.") from None
         return _token(result)
 
     async def get(self, key: str) -> Stored:
@@ -150,7 +154,7 @@ class ObjectStore:
         chunks = result.stream(min_chunk_size=_CHUNK)
         got = 0
         while got < size:
-            chunk = await self._ask(key, lambda: anext(chunks, b""))
+            chunk = await self._ask(key, lambda: anext(chunks, b""), STALL_S)
             got += len(chunk)
             if not chunk or got > size:
                 raise StoreError(f"{self.url}: {key} ends at byte {got}, {size} were expected.")
@@ -321,7 +325,7 @@ def _short(words: str) -> str:
     cause = _CAUSE.search(debug)
     if cause:
         return f"{cause[1]} ({place[0]})" if (place := _PLACE.search(told)) else cause[1]
-    return " ".join(told.split())[:200]
+    return " ".join(_ASKING.sub("", told).partition("<?xml")[0].split()).rstrip(" :")[:200]
 
 
 def _client(url: str, options: Mapping[str, str], timeout_s: float, retries: int) -> Client:
