@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from vl_agent.checkpoints.download import Bad, fetch
 from vl_agent.checkpoints.pace import FREE, Pace
 from vl_agent.checkpoints.upload import Sent, Uploads, part_size
 from vl_agent.protocol import BlobRef, blob_key, decode, encode
-from vl_agent.store import Buffer, Denied, Store, StoreError, Unanswered, open_store
+from vl_agent.store import Denied, Store, StoreError, Take, Unanswered, open_store
 
 from tests.agent.held import RUN
 from tests.store.memory import Ask, Fate, MemoryStore
@@ -301,12 +300,11 @@ class Stops(MemoryStore):
     after = 3
     goes = False
 
-    async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
+    async def get_part(self, key: str, size: int, take: Take) -> None:
         if not self.goes and self.after <= 0:
             raise StoreError("memory: stopped.")
         self.after -= 1
-        async for chunk in super().get_part(key, size):
-            yield chunk
+        await super().get_part(key, size, take)
 
 
 async def test_a_cut_download_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -339,10 +337,12 @@ async def test_a_byte_that_was_changed_on_its_way_is_fetched_again(tmp_path: Pat
     class Garbles(MemoryStore):
         times = 1
 
-        async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
-            async for chunk in super().get_part(key, size):
-                yield bytes(len(chunk)) if self.times else chunk
+        async def get_part(self, key: str, size: int, take: Take) -> None:
+            def garbled(block: memoryview) -> None:
+                take(memoryview(bytes(len(block))) if self.times else block)
                 self.times = 0
+
+            await super().get_part(key, size, garbled)
 
     store = Garbles()
     path = file_of(tmp_path, 3 * PART)
@@ -355,12 +355,11 @@ async def test_so_many_parts_arrive_at_once_over_all_files(tmp_path: Path) -> No
     class Counts(MemoryStore):
         now = most = 0
 
-        async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
+        async def get_part(self, key: str, size: int, take: Take) -> None:
             self.now += 1
             self.most = max(self.most, self.now)
             await asyncio.sleep(0)
-            async for chunk in super().get_part(key, size):
-                yield chunk
+            await super().get_part(key, size, take)
             self.now -= 1
 
     store = Counts()

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from vl_agent.checkpoints import files
 from vl_agent.checkpoints import restore as restoring
 from vl_agent.checkpoints.download import TRIES
 from vl_agent.protocol import BlobRef, Manifest, Part, encode
-from vl_agent.store import Buffer, StoreError, Unanswered
+from vl_agent.store import StoreError, Take, Unanswered
 
 from tests.agent.held import Held, torch_like
 from tests.store.memory import MemoryStore, fate_of
@@ -94,10 +94,9 @@ async def test_a_blob_that_is_deleted_between_the_look_and_the_fetch(held: Held)
     key = (await held.keep(7)).files[0].key
 
     class Deletes(MemoryStore):
-        async def get_part(self, wanted: str, size: int) -> AsyncIterator[Buffer]:
+        async def get_part(self, wanted: str, size: int, take: Take) -> None:
             self.memory.objects.pop(key, None)
-            async for chunk in super().get_part(wanted, size):
-                yield chunk
+            await super().get_part(wanted, size, take)
 
     held.store = Deletes(held.memory)
     assert "missing" in await falls_back(held)
@@ -443,11 +442,13 @@ async def test_a_store_error_while_fetching_leaves_nothing_half_in_place(held: H
     await held.keep(7, {"step-7/a": b"a" * 100, "step-7/b": b"b" * 100})
 
     class Stops(MemoryStore):
-        async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
-            async for chunk in super().get_part(key, size):
-                yield chunk
-                if b"b" in bytes(chunk):
+        async def get_part(self, key: str, size: int, take: Take) -> None:
+            def half(block: memoryview) -> None:
+                take(block)
+                if b"b" in bytes(block):
                     raise StoreError("memory: stopped half way.")
+
+            await super().get_part(key, size, half)
 
     good, held.store = held.store, Stops(held.memory)
     with pytest.raises(StoreError):

@@ -138,7 +138,7 @@ class MemoryStore:
     async def put_part(self, key: str, data: Any, *, limit_s: float) -> None:
         raise NotImplementedError
 
-    def get_part(self, key: str, size: int) -> Any:
+    async def get_part(self, key: str, size: int, take: Any) -> None:
         raise NotImplementedError
 
     async def put_file(self, key: str, path: Any, *, sent: Any = None) -> None:

@@ -7,12 +7,12 @@ function sees each request and may answer with a fate for it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vl_agent.store import Buffer, Entry, Exists, Moved, NotFound, Stored, StoreError, Unanswered
+from vl_agent.store import Entry, Exists, Moved, NotFound, Stored, StoreError, Take, Unanswered
 
 Fate = Literal["ok", "lost", "lost reply", "late", "twice", "crash before", "crash after", "crash, late"]
 # ok            it happens, the answer comes
@@ -136,12 +136,12 @@ class MemoryStore:
     async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
         await self.put(key, bytes(data))
 
-    async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
+    async def get_part(self, key: str, size: int, take: Take) -> None:
         data = (await self.get(key)).data
         if len(data) != size:
             raise StoreError(f"memory: {key} has {len(data)} bytes, {size} were expected.")
-        yield data[: size // 2]
-        yield data[size // 2 :]
+        take(memoryview(data[: size // 2]))
+        take(memoryview(data[size // 2 :]))
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:
         data = path.read_bytes()

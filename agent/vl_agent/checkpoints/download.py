@@ -16,7 +16,8 @@ from typing import Any
 from blake3 import blake3
 
 from vl_agent.protocol import BlobRef, Part
-from vl_agent.store import Buffer, Denied, NoStore, NotFound, Store, StoreError
+from vl_agent.store import Denied, NoStore, NotFound, Store, StoreError
+from vl_agent.store.threads import to_its_end
 
 STREAMS = 6
 """Parts that arrive at the same time."""
@@ -53,13 +54,13 @@ async def _file(store: Store, ref: BlobRef, path: Path, streams: asyncio.Semapho
     try:
         left = os.fstat(file).st_size == ref.size
         if not left:
-            await asyncio.to_thread(_make_room, file, ref.size)
+            await to_its_end(lambda: _make_room(file, ref.size))
         start, parts = 0, []
         for part in ref.pieces:
             parts.append(_part(store, ref, part, file, start, left, streams))
             start += part.size
         await _all(parts)
-        await asyncio.to_thread(os.fsync, file)
+        await to_its_end(lambda: os.fsync(file))
     finally:
         os.close(file)
     os.replace(new, path)
@@ -69,7 +70,7 @@ async def _part(
     store: Store, ref: BlobRef, part: Part, file: int, start: int, left: bool, streams: asyncio.Semaphore
 ) -> None:
     async with streams:
-        if left and await asyncio.to_thread(_digest, file, start, part.size) == part.hash:
+        if left and await to_its_end(lambda: _digest(file, start, part.size)) == part.hash:
             return
         for tried in range(TRIES):
             try:
@@ -94,18 +95,16 @@ async def _stream(store: Store, part: Part, file: int, start: int) -> str:
     """Write a part to its place as it arrives. Returns the hash of what came."""
     total = blake3()
     at = start
-    async for chunk in store.get_part(part.key, part.size):
-        await asyncio.to_thread(_take, file, chunk, at, total)
-        at += len(chunk)
+
+    def take(block: memoryview) -> None:
+        nonlocal at
+        total.update(block)
+        while block:
+            wrote = os.pwrite(file, block, at)
+            block, at = block[wrote:], at + wrote
+
+    await store.get_part(part.key, part.size, take)
     return str(total.hexdigest())
-
-
-def _take(file: int, chunk: Buffer, at: int, total: blake3) -> None:
-    total.update(chunk)
-    view = memoryview(chunk)
-    while view:
-        wrote = os.pwrite(file, view, at)
-        view, at = view[wrote:], at + wrote
 
 
 def _digest(file: int, start: int, size: int) -> str:

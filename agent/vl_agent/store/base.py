@@ -6,7 +6,7 @@ separated. A *version* is an opaque token (an ETag) that changes with every writ
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,8 +53,8 @@ class Unsafe(StoreError):
     """The store ignores ``If-None-Match`` or ``If-Match``: two controllers would both win."""
 
 
-Buffer = bytes | bytearray | memoryview
-"""What ``get_part`` gives: bytes, or something that is read as bytes."""
+Take = Callable[[memoryview], None]
+"""Gets a block of an object's bytes, which is only valid during the call."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ class Store(Protocol):
         must not change, also not after a failure: a request that was given up may still be read from it."""
         ...
 
-    def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
-        """An object's bytes in order, as they arrive. Raises ``NotFound``, and ``StoreError`` when it has not ``size``
-        bytes or nothing arrives for a while."""
+    async def get_part(self, key: str, size: int, take: Take) -> None:
+        """Give an object's bytes to ``take`` in order, as they arrive, on a thread; once this has returned or raised it
+        is not called any more. Raises ``NotFound``, ``StoreError`` when it has not ``size`` bytes or next to nothing
+        arrives for a while, and what ``take`` raises."""
         ...
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:

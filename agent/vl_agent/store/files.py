@@ -12,18 +12,19 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from blake3 import blake3
 
-from vl_agent.store.base import Buffer, Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError
+from vl_agent.store.base import Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError, Take
+from vl_agent.store.threads import to_its_end
 
 T = TypeVar("T")
 _LOCK = ".vl-store.lock"
-_CHUNK = 4 << 20
+_BLOCK = 1 << 20
 
 
 class FileStore:
@@ -108,13 +109,16 @@ class FileStore:
     async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
         await self._do(key, lambda path: _write(path, data))
 
-    async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
-        for start in range(0, max(size, 1), _CHUNK):
-            chunk = await self.get_range(key, start, min(start + _CHUNK, size + 1))
-            expected = min(_CHUNK, size - start)
-            if len(chunk) != expected:
-                raise StoreError(f"{self.url}: {key} has not the {size} bytes that were expected.")
-            yield chunk
+    async def get_part(self, key: str, size: int, take: Take) -> None:
+        def read() -> None:
+            view = memoryview(bytearray(_BLOCK))
+            with self._words(key, lambda path: path.open("rb", buffering=0), False) as file:
+                if os.fstat(file.fileno()).st_size != size:
+                    raise StoreError(f"{self.url}: {key} has not the {size} bytes that were expected.")
+                while count := self._words(key, lambda _: file.readinto(view), False):
+                    take(view[:count])
+
+        await to_its_end(read)
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:
         def copy(target: Path) -> None:

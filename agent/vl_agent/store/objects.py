@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import ssl
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +25,6 @@ from obstore import exceptions as failed
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from vl_agent.store.base import (
-    Buffer,
     Denied,
     Entry,
     Exists,
@@ -31,8 +33,11 @@ from vl_agent.store.base import (
     NotFound,
     Stored,
     StoreError,
+    Take,
     Unanswered,
 )  # fmt: skip
+from vl_agent.store.direct import Connections, Cut, Refusal, Unheard, cut_when_it_stalls, reachable
+from vl_agent.store.threads import to_its_end
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -47,9 +52,12 @@ RANGE = 64 << 20
 RANGES_AT_ONCE = 4
 BULK_TIMEOUT_S = 600.0
 DELETES_AT_ONCE = 16
+RECEIVING = 8
+"""Threads, at most, that receive parts."""
 STALL_S = 30.0
-_CHUNK = 2 << 20
+_CHUNK = 4 << 20
 """Bytes of a part that are handed on at once: one that brings fewer within ``STALL_S`` has stalled."""
+_SIGNED_FOR = timedelta(hours=1)
 _METADATA_SERVICE = "http://169.254.169.254/"
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,160})"')
 _PLACE = re.compile(r"https?://[^/\s]{1,200}")
@@ -67,6 +75,9 @@ class ObjectStore:
         self._once = _client(url, options, timeout_s, retries=0)
         self._bulk = _client(url, options, BULK_TIMEOUT_S, retries=3)
         self._part = _client(url, options, BULK_TIMEOUT_S, retries=0)
+        self._direct = url.startswith("s3://") and reachable(options.get("endpoint") or "https://s3.amazonaws.com")
+        self._connections = Connections()
+        self._receiving = ThreadPoolExecutor(RECEIVING, "vl-receive")
 
     async def put(self, key: str, data: bytes) -> str:
         result = await self._ask(key, lambda: obstore.put_async(self._client, key, data, use_multipart=False))
@@ -144,21 +155,45 @@ class ObjectStore:
     async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
         await self._ask(key, lambda: obstore.put_async(self._part, key, data, use_multipart=False), limit_s)
 
-    async def get_part(self, key: str, size: int) -> AsyncIterator[Buffer]:
-        result = await self._ask(key, lambda: obstore.get_async(self._part, key))
-        if result.meta["size"] != size:
-            raise StoreError(f"{self.url}: {key} has {result.meta['size']} bytes, {size} were expected.")
-        if not size:
-            yield b""
-            return
-        chunks = result.stream(min_chunk_size=_CHUNK)
+    async def get_part(self, key: str, size: int, take: Take) -> None:
         got = 0
-        while got < size:
-            chunk = await self._ask(key, lambda: anext(chunks, b""), STALL_S)
-            got += len(chunk)
-            if not chunk or got > size:
-                raise StoreError(f"{self.url}: {key} ends at byte {got}, {size} were expected.")
-            yield chunk
+
+        def counted(block: memoryview) -> None:
+            nonlocal got
+            got += len(block)
+            if got > size:
+                raise StoreError(f"{self.url}: {key} has more than the {size} bytes that were expected.")
+            take(block)
+
+        if self._direct:
+            await self._get_direct(key, counted)
+        else:
+            await self._get_stream(key, counted)
+        if got != size:
+            raise StoreError(f"{self.url}: {key} brought {got} bytes, {size} were expected.")
+
+    async def _get_direct(self, key: str, take: Take) -> None:
+        client: Any = self._part  # an S3Store
+        url = await self._ask(key, lambda: obstore.sign_async(client, "GET", key, _SIGNED_FOR))
+        cut = Cut()
+        try:
+            with cut_when_it_stalls(cut, take, STALL_S) as watched:
+                await to_its_end(
+                    lambda: self._connections.get(url, watched, cut, STALL_S), cut=cut.now, on=self._receiving
+                )
+        except Refusal as refusal:
+            raise _refused(self.url, key, refusal) from None
+        except Unheard as unheard:
+            # This Python may know no authorities: obstore brings its own.
+            self._direct = not isinstance(unheard.__cause__, ssl.SSLError)
+            words = "too little arrived" if cut.is_cut else str(unheard)
+            raise _told(self.url, key, f"{words} ({_PLACE.findall(url)[0]})") from None
+
+    async def _get_stream(self, key: str, take: Take) -> None:
+        result = await self._ask(key, lambda: obstore.get_async(self._part, key))
+        chunks = result.stream(min_chunk_size=_CHUNK)
+        while chunk := await self._ask(key, lambda: anext(chunks, b""), STALL_S):
+            await to_its_end(partial(take, memoryview(chunk)))
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:
         size = path.stat().st_size
@@ -197,7 +232,8 @@ class ObjectStore:
             os.close(file)
 
     async def close(self) -> None:
-        return
+        self._receiving.shutdown(wait=False)
+        self._connections.close()
 
     async def _get_part(self, key: str, file: int, start: int, end: int, at_once: asyncio.Semaphore) -> None:
         async def stream() -> None:
@@ -294,6 +330,15 @@ def _told(url: str, key: str, words: str) -> StoreError:
     if "NoSuchBucket" in words:
         return NoStore(f"{url}: there is no such bucket: create it, or correct the store's URL.")
     return Unanswered(f"{url}: {key}: {_short(words)}. Check the network, the endpoint and the store itself.")
+
+
+def _refused(url: str, key: str, refusal: Refusal) -> StoreError:
+    words = str(refusal)
+    if refusal.status == 404 and "NoSuchBucket" not in words:
+        return NotFound(f"{url}: there is no {key}.")
+    if refusal.status in (401, 403):
+        return Denied(_denied(url, words))
+    return _told(url, key, words)
 
 
 def _skew(words: str) -> str:
