@@ -90,6 +90,19 @@ def build_parser() -> argparse.ArgumentParser:
     stop = _command(commands, "stop", "stop a run; its newest durable checkpoint stays")
     stop.add_argument("name", metavar="RUN")
 
+    listing = _command(commands, "checkpoints", "list the durable checkpoints that a run keeps")
+    listing.add_argument("name", metavar="RUN")
+    listing.add_argument("--json", action="store_true", help="one JSON document")
+
+    pin = _command(commands, "pin", "keep a durable checkpoint until you say otherwise")
+    pin.add_argument("name", metavar="RUN")
+    pin.add_argument("step", type=int, metavar="STEP")
+    pin.add_argument("--off", action="store_true", help="no longer")
+
+    back = _command(commands, "rollback", "go back to a kept checkpoint; also brings back a run that has ended")
+    back.add_argument("name", metavar="RUN")
+    back.add_argument("step", type=int, metavar="STEP")
+
     _command(commands, "controller", "keep this fleet's runs moving, in the foreground")
     _demo(_command(commands, "demo", "a real run on an embedded fleet, with faults, on this machine"))
     return parser

@@ -12,6 +12,10 @@ from pathlib import Path
 FINISHED, RUN_FAILED, MISTAKE, UNREACHABLE, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
 
+_NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+"""What the system says of a path that can't be what it should be."""
+
+
 class Refused(Exception):
     """The person asked for something that can't be done as asked. ``str()`` is one paragraph with the remedy."""
 
@@ -26,6 +30,8 @@ def explain(error: BaseException) -> tuple[int, str]:
         return UNREACHABLE, f"no space left on this disk{place}. Free some and try again; the store is as it was."
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename:
         return MISTAKE, f"{error.filename}: {error.strerror}. Check who owns it, and its mode."
+    if isinstance(error, OSError) and error.errno in _NO_PATH and error.filename:
+        return MISTAKE, one_paragraph(f"{error.filename}: {error.strerror}. Name another path.")
     return BUG, _unforeseen(error)
 
 

@@ -93,6 +93,7 @@ class Attempt:
         self._done = asyncio.Event()
         self._fenced: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None]
 
     @property
     def pid(self) -> int:
@@ -103,7 +104,8 @@ class Attempt:
         """To the end of the attempt, which is told in journal and head as well. Cancelled, it ends the training."""
         self.journal.tell("claimed", launch=self.head.launch, box=box)
         tasks = [asyncio.create_task(self.journal.keep_shipping()), asyncio.create_task(self._shipper.keep_shipping())]
-        tasks.append(asyncio.create_task(self._sweep()))
+        self._sweeping = asyncio.create_task(self._sweep())
+        tasks.append(self._sweeping)
         try:
             ended = await self._foreseen()
         except Fenced as fenced:
@@ -193,8 +195,10 @@ class Attempt:
             watch,
             self.reach,
             keep=self.spec.checkpoints.keep,
+            keep_every=self.spec.checkpoints.keep_every,
             tell=self.journal.tell,
             distrusted=restored.bad,
+            swept=self._sweeping.done,
         )
         if self._noticed:
             self._pipeline.uploads.hurry()
@@ -221,7 +225,7 @@ class Attempt:
             if not waiting.done():
                 await self._cut(durable, waiting)
             ended = self._exited(await waiting)
-            self._read(progress, pipeline)
+            await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
             await pipeline.close()
             await self._settled(durable, pipeline)
@@ -229,7 +233,7 @@ class Attempt:
             for task in (reading, durable, waiting):
                 task.cancel()
             await asyncio.gather(reading, durable, waiting, return_exceptions=True)
-        self._read(progress, pipeline)
+        await self._read_all(progress, pipeline)
         return await self._conclude(ended)
 
     async def _cut(self, durable: asyncio.Task[None], waiting: asyncio.Task[Ended]) -> None:
@@ -355,8 +359,15 @@ class Attempt:
 
     async def _keep_reading(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         while True:
-            self._read(progress, pipeline)
+            await self._read_all(progress, pipeline)
             await asyncio.sleep(PROGRESS_S)
+
+    async def _read_all(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
+        """In turns with everything else: a script may tell as quickly as it is read."""
+        self._read(progress, pipeline)
+        while progress.behind:
+            await asyncio.sleep(0)
+            self._read(progress, pipeline)
 
     def _read(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         """What the helper told: steps into the journal, saves to the pipeline."""

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from vl_agent import paths
+from vl_agent import failure, paths
+from vl_agent.failure import FAILED, FINISHED
 from vl_agent.protocol import AgentConfig, ProtocolError, decode
 from vl_agent.store import StoreError, leave
-
-FINISHED, FAILED, MISTAKE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,27 +25,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         words, command = words[:cut], words[cut + 1 :]
     parser = _parser()
     args = parser.parse_args(words)
+    if args.command == "run" and not command:
+        parser.error("run: give the training command after --, for example: -- python train.py")
     try:
-        if args.command == "run":
-            from vl_agent import run
-
-            if not command:
-                parser.error("run: give the training command after --, for example: -- python train.py")
-            return run.main(args, command)
-        if args.command == "status":
-            from vl_agent import run
-
-            return run.status(args)
-        if args.command == "supervise":
-            return supervise(args.run, args.launch)
-        from vl_agent import channel
-
-        return asyncio.run(channel.attach(args.run, args.launch))
-    except ProtocolError as error:
-        print(f"vl-agent: {error}.", file=sys.stderr)
-        return MISTAKE
+        return _do(args, command)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return failure.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - raised again where nobody foresaw it
+        code, said = failure.explain(error)
+        print(f"vl-agent: {said}", file=sys.stderr)
+        return code
+
+
+def _do(args: argparse.Namespace, command: list[str]) -> int:
+    """Each command's code is imported when it is called."""
+    if args.command in ("run", "status"):
+        from vl_agent import run
+
+        return run.main(args, command) if args.command == "run" else run.status(args)
+    if args.command in ("checkpoints", "pin", "rollback"):
+        from vl_agent import kept
+
+        return kept.main(args)
+    if args.command == "supervise":
+        return supervise(args.run, args.launch)
+    from vl_agent import channel
+
+    return asyncio.run(channel.attach(args.run, args.launch))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,24 +62,42 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser(
         "run", help="protect one training here", allow_abbrev=False,
-        usage="vl-agent run --store URL --run NAME --checkpoints DIR [--keep N] [--every 5m] -- CMD...",
+        usage="vl-agent run --store URL --run NAME --checkpoints DIR [--keep N] [--keep-every STEPS] [--every 5m]"
+        " -- CMD...",
         description="Runs CMD, brings its checkpoints into the store as they are saved, and resumes from the newest one"
         " when it is started again, here or in another folder or on another machine.",
     )  # fmt: skip
-    run.add_argument("--store", required=True, metavar="URL", help="s3://bucket/prefix, gs://, az:// or file:///folder")
-    run.add_argument("--endpoint", metavar="URL", help="for S3-compatible stores")
-    run.add_argument("--run", required=True, metavar="NAME", dest="name")
+    _store_of(run)
     run.add_argument("--checkpoints", required=True, metavar="DIR", help="where CMD saves, below this folder")
     run.add_argument("--keep", type=int, default=3, metavar="N", help="durable checkpoints kept (default 3)")
+    run.add_argument("--keep-every", type=int, metavar="STEPS", help="and the first of each so many steps")
     run.add_argument("--every", metavar="TIME", help="cadence for the helper: 30s, 5m, 2h")
     status = commands.add_parser("status", help="what runs here", allow_abbrev=False)
     status.add_argument("--run", metavar="NAME", dest="name")
     status.add_argument("--json", action="store_true")
+    listing = commands.add_parser("checkpoints", help="the durable checkpoints that a run keeps", allow_abbrev=False)
+    _store_of(listing)
+    listing.add_argument("--json", action="store_true")
+    pin = commands.add_parser("pin", help="keep a durable checkpoint until you say otherwise", allow_abbrev=False)
+    _store_of(pin)
+    pin.add_argument("--step", type=int, required=True, metavar="STEP")
+    pin.add_argument("--off", action="store_true", help="no longer")
+    back = commands.add_parser("rollback", help="go back to a kept checkpoint", allow_abbrev=False)
+    _store_of(back)
+    back.add_argument("--step", type=int, required=True, metavar="STEP")
     for name, words in (("supervise", "start a launch's supervisor"), ("attach", "stream a launch")):
         sub = commands.add_parser(name, help=f"{words} (for vl-tui)", allow_abbrev=False)
         sub.add_argument("--run", required=True)
         sub.add_argument("--launch", type=int, required=True)
     return parser
+
+
+def _store_of(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--store", required=True, metavar="URL", help="s3://bucket/prefix, gs://, az:// or file:///folder"
+    )
+    command.add_argument("--endpoint", metavar="URL", help="for S3-compatible stores")
+    command.add_argument("--run", required=True, metavar="NAME", dest="name")
 
 
 def supervise(run: str, launch: int) -> int:

@@ -22,6 +22,7 @@ STOPPED_EXIT = 75
 """Exit status (EX_TEMPFAIL) of a training command that saved and stopped because it was told to."""
 
 _MOST_LINE = 64 * 1024
+_MOST_AT_ONCE = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -58,23 +59,27 @@ def finite(value: float | None) -> float | None:
 
 
 class ProgressReader:
-    """The supervisor's side: what was appended since the last look. ``skipped`` counts lines that are no objects."""
+    """The supervisor's side: what was appended since the last look. ``skipped`` counts lines that are no objects;
+    ``behind``: there is more than was read at once."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "progress.jsonl"
         self._offset = 0
         self._rest = b""
         self.skipped = 0
+        self.behind = False
 
     def more(self) -> list[dict[str, Any]]:
-        """Objects appended since the last call; an unfinished last line waits for its end."""
+        """Objects appended since the last call, so many as may be read without a pause; an unfinished last line waits
+        for its end."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
-                chunk = file.read(1 << 20)
+                chunk = file.read(_MOST_AT_ONCE)
         except FileNotFoundError:
             return []
         self._offset += len(chunk)
+        self.behind = len(chunk) == _MOST_AT_ONCE
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         if len(self._rest) > _MOST_LINE:
             self._rest = b""

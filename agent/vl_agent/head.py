@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Literal
 
@@ -60,11 +60,16 @@ async def submit(store: Store, spec: RunSpec) -> Head:
         there = decode(RunSpec, (await store.get(key)).data)
         if replace(there, submitted_at=0.0) != replace(spec, submitted_at=0.0):
             raise Exists(f"{store.url}: a run called {spec.name} is there already: choose another name.") from None
+    return await first(store, spec.name)
+
+
+async def first(store: Store, run: str) -> Head:
+    """The run's head; made (epoch 0, waiting) where whoever wrote the spec was killed before it came to that."""
     head = Head(0, "", 0, 0, "waiting", None, (), 1, _nonce())
     try:
-        await _created(store, protocol.head_key(spec.name), encode(head))
+        await _created(store, protocol.head_key(run), encode(head))
     except Exists:
-        return (await read(store, spec.name))[0]
+        return (await read(store, run))[0]
     return head
 
 
@@ -138,10 +143,11 @@ async def takeover(store: Store, run: str) -> Head:
 
 
 async def commit(
-    store: Store, run: str, *, epoch: int, holder: str, kept: Kept, keep: int
+    store: Store, run: str, *, epoch: int, holder: str, kept: Kept, keep: int, keep_every: int | None = None
 ) -> tuple[Head, tuple[Kept, ...]]:
     """Name a new durable checkpoint: one swap sets checkpoint and kept together. Returns the head and the entries that
-    this swap dropped from the kept ones. Its manifest and every blob must be in the store. Raises ``Fenced``."""
+    this swap dropped from the kept ones (``retained`` says which stay). Its manifest and every blob must be in the
+    store. Raises ``Fenced``."""
     dropped: tuple[Kept, ...] = ()
 
     def to_committed(head: Head) -> Head:
@@ -151,17 +157,21 @@ async def commit(
             return head
         if head.checkpoint is not None and kept.step < head.checkpoint.step:
             raise Refused(f"step {kept.step} is older than the durable step {head.checkpoint.step}")
-        entries = retained((*_not_abandoned(head), kept), keep)
+        entries = retained((*_not_abandoned(head), kept), keep, keep_every)
         dropped = tuple(entry for entry in head.kept if entry not in entries)
         return replace(head, checkpoint=kept, kept=entries)
 
     return await _change(store, run, to_committed), dropped
 
 
-def retained(entries: tuple[Kept, ...], keep: int) -> tuple[Kept, ...]:
-    """The last ``keep`` (at least one) of the unpinned entries, and every pinned one, in order."""
+def retained(entries: tuple[Kept, ...], keep: int, keep_every: int | None = None) -> tuple[Kept, ...]:
+    """The last ``keep`` (at least one) of the unpinned entries, every pinned one, and the first of each
+    ``keep_every`` steps, in order. Which is the first stays the same however many after it are dropped."""
     unpinned = [entry for entry in entries if not entry.pinned]
     chosen = set(unpinned[-max(1, keep) :])
+    if keep_every is not None:
+        chosen |= {entry for entry, before in zip(entries, (None, *entries), strict=False)
+                   if before is None or entry.step // keep_every > before.step // keep_every}  # fmt: skip
     return tuple(entry for entry in entries if entry.pinned or entry in chosen)
 
 
@@ -241,11 +251,14 @@ async def pin(store: Store, run: str, *, step: int, pinned: bool) -> Head:
     return await _change(store, run, to_pinned)
 
 
-async def delete_released(store: Store, run: str, *, epoch: int, holder: str, dropped: tuple[Kept, ...]) -> None:
-    """Delete the manifests of entries that a swap dropped, and those of their blobs that no kept checkpoint names.
-    By the holder only, after the swap (invariant 5). A manifest that can't be read ends it: nothing is guessed."""
+async def delete_released(
+    store: Store, run: str, *, epoch: int, holder: str, dropped: tuple[Kept, ...], left: Collection[str] = ()
+) -> None:
+    """Delete the manifests of entries that a swap dropped, and those of their blobs, and of the blobs that are ``left``
+    of saves that were given up, which no kept checkpoint names. By the holder only, after the swap (invariant 5). A
+    manifest that can't be read ends it: nothing is guessed."""
     gone = [await manifest(store, entry.manifest) for entry in dropped]
-    keys = {part.key for one in gone for ref in one.files for part in ref.pieces}
+    keys = {part.key for one in gone for ref in one.files for part in ref.pieces}.union(left)
     head, _ = await read(store, run)
     _holds(head, epoch, holder)
     keys -= await _named(store, head)

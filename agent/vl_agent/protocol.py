@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import struct
 import types
@@ -40,7 +41,6 @@ RUN_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 
 LEASE_KEY = "fleet/lease.json"
 VIEW_KEY = "fleet/view.json"
-EXCLUSIONS_KEY = "fleet/exclusions.json"
 INTENTS_PREFIX = "fleet/intents/"
 RUNS_PREFIX = "runs/"
 
@@ -243,6 +243,9 @@ class CheckpointPolicy:
     every_s: float | None = None
     """The person's cadence in seconds; None: the training command's own, or the helper's default."""
     keep: int = 3
+    """The newest durable ones that are kept; pinned ones stay as well."""
+    keep_every: int | None = None
+    """Also kept: the first durable checkpoint of each so many steps."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,7 @@ class RunSpec:
 
     name: str
     fleet: str
+    """Whose controller keeps it; empty: nobody's (``vl-agent run``)."""
     command: str
     """Run by ``/bin/sh -c`` in the working folder."""
     checkpoints: CheckpointPolicy
@@ -272,7 +276,7 @@ class RunSpec:
     format: int = FORMAT
 
 
-LaunchWhy = Literal["submit", "failover", "migrate", "escalate"]
+LaunchWhy = Literal["submit", "failover", "migrate", "escalate", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,8 @@ class LaunchRecord:
     """What the box is for: a controller that comes after a crash goes on with the same purpose."""
     intent: str = ""
     """The person's intent that asked for it, where one did."""
+    losses_per_hour: float = 0.0
+    """Expected there when it was chosen: the agent's cadence follows from it. 0: not known."""
     format: int = FORMAT
 
 
@@ -412,9 +418,10 @@ class Lease:
 # Written by the agent (journal/agent-<epoch>):
 #   claimed        launch, box                        the epoch is held by this box
 #   restoring      step, bytes                        a checkpoint is being fetched
-#   restored       step, bytes, seconds, source       source: store | prefetched | local; step None: a fresh start
+#   restored       step, bytes, seconds, source       source: store | prefetched | local; step None, source "": fresh
 #   moved_aside    paths                              files in the checkpoint folder that are not the head's checkpoint
 #   bad_checkpoint step, manifest, why                a blob missing or corrupt; the one before is used
+#   credentials    how, warning                       what this box reaches the store with; never the values
 #   environment    name, value, why                   a change to the training command's environment
 #   started        pid, command                       the training command runs
 #   step           step, loss, total                  exact (JSON floats round-trip); loss None when not known
@@ -422,8 +429,10 @@ class Lease:
 #   durable        step, manifest, bytes, sent, took_s committed in the store (sent: bytes uploaded for it)
 #   commit_refused step, head_epoch, head_holder      fenced: the head has moved on
 #   save_skipped   step, why
+#   cadence        every_s, why                       how often the script is asked to save from now on
+#   cadence_advice every_s, why                       the script saves on its own schedule; this would lose less
 #   notice         source, window_s, detail           the provider will take the box
-#   notice_save    choice (fresh|upload|none), why
+#   notice_save    choice (fresh|upload), why
 #   stopping       why                                the training command is being ended
 #   exited         code, signal, cause, detail        cause: see ``Cause``
 #   fenced         head_epoch, head_holder            this box's epoch is over; it ends itself
@@ -431,13 +440,11 @@ class Lease:
 #   warning        text
 #   ended          state, detail                      the supervisor's last word
 # Written by the controller (journal/controller-<generation>):
-#   submitted      by
+#   submitted      by                                 by whoever submits, as generation 0
 #   controller     generation, owner                  a controller took the run over
-#   launched       launch, provider, place, market, usd_hour, gpu, box_name, why, rejected ([{offer, why}])
-#   provisioned    launch, box, seconds
-#   prepared       launch, seconds
-#   attempt        launch, provider, place, market, usd_hour, why (submit|failover|migrate|escalate|restart|rollback)
-#   verdict        launch, verdict, cause, evidence ([{witness, says, age_s}])
+#   launched       launch, provider, place, market, usd_hour, gpu, box_name, why, words, rejected ([{offer, why}])
+#   attempt        launch, provider, place, market, usd_hour, why (submit|failover|migrate|escalate|restart)
+#   verdict        launch, verdict, cause, words, evidence ([{witness, says, age_s}])
 #   launch_ended   launch, reason, detail
 #   terminated     launch, box
 #   intent         id, action, result, detail
@@ -576,6 +583,10 @@ class AgentConfig:
     """Store URL, as in fleet.yaml."""
     store_options: Mapping[str, str] = field(default_factory=dict)
     """endpoint, region, access_key_id, secret_access_key, session_token where they apply."""
+    store_how: str = ""
+    """Where these come from, for the journal."""
+    store_warning: str = ""
+    """Not empty: they open more than they should."""
     secrets: Mapping[str, str] = field(default_factory=dict)
     """Values of the run's secrets, for the training command's environment."""
     beat_s: float = 2.0
@@ -585,6 +596,8 @@ class AgentConfig:
     notices: tuple[str, ...] = ("signal", "aws")
     owned: bool = False
     """The box is the person's own: it is never powered off."""
+    losses_per_hour: float = 0.0
+    """How often a box there is lost, for the cadence (``vl_agent.cadence``); 0: not known."""
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -608,9 +621,13 @@ def decode(cls: type[T], raw: bytes | str | Mapping[str, Any]) -> T:
     return typing.cast(T, _record(cls, body, cls.__name__))
 
 
+_MOST_DIGITS = 20
+_MOST = math.nextafter(math.inf, 0)
+
+
 def _json_object(raw: bytes | str) -> dict[str, Any]:
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw, parse_constant=_no_constant, parse_int=_integer, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {error}") from None
     if not isinstance(body, dict):
@@ -620,6 +637,20 @@ def _json_object(raw: bytes | str) -> dict[str, Any]:
 
 def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is not JSON")
+
+
+def _integer(word: str) -> int:
+    """Nothing here needs more than 64 bits, and a longer one fails wherever it is turned into a float."""
+    if len(word) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(word)} digits")
+    return int(word)
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word[:20]} is out of range")
+    return number
 
 
 def _record(cls: Any, body: Mapping[str, Any], where: str) -> Any:
@@ -656,7 +687,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     elif hint is Any:
         return value
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST:
             return float(value)
     elif hint in (int, str, bool) and type(value) is hint:
         return value

@@ -11,16 +11,19 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import os
 import re
 import shlex
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 from vl_agent import head as heads
 from vl_agent import paths, processes, training
 from vl_agent.attempt import Attempt
+from vl_agent.failure import FAILED, FINISHED, INTERRUPTED, MISTAKE, Mistake
 from vl_agent.notices import Notice, aws
 from vl_agent.protocol import (
     Beat,
@@ -34,34 +37,21 @@ from vl_agent.protocol import (
     encode,
 )  # fmt: skip
 from vl_agent.status import Status
-from vl_agent.store import Denied, Exists, NoStore, Store, StoreError, Unsafe, open_store, prove
+from vl_agent.store import Exists, Store, StoreError, open_store, prove
 from vl_agent.training import Ended
 
-FINISHED, FAILED, MISTAKE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 BEAT_S = 2.0
+ECHO_S = 2.0
+"""The training's last lines get so long to reach the terminal."""
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smh])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600}
 
 
-class Mistake(Exception):
-    """The person's; ``str()`` says what and the remedy."""
-
-
 def main(args: argparse.Namespace, command: list[str]) -> int:
-    """Run the command to its end; the exit code says how."""
-    try:
-        spec = _spec(args, command)
-        options = {"endpoint": args.endpoint} if args.endpoint else {}
-        return asyncio.run(_protect(spec, args.store, options))
-    except (Mistake, ProtocolError, heads.Refused, Denied, Exists, NoStore, Unsafe) as error:
-        print(f"vl-agent: {error}", file=sys.stderr)
-        return MISTAKE
-    except StoreError as error:
-        print(f"vl-agent: {error}", file=sys.stderr)
-        return UNREACHABLE
-    except OSError as error:
-        print(f"vl-agent: {error.filename or 'this machine'}: {error.strerror}.", file=sys.stderr)
-        return FAILED
+    """Run the command to its end; the exit code says how. Raises what ``failure.explain`` knows."""
+    spec = _spec(args, command)
+    options = {"endpoint": args.endpoint} if args.endpoint else {}
+    return asyncio.run(_protect(spec, args.store, options))
 
 
 def _spec(args: argparse.Namespace, command: list[str]) -> RunSpec:
@@ -70,10 +60,10 @@ def _spec(args: argparse.Namespace, command: list[str]) -> RunSpec:
     folder = (here / args.checkpoints).resolve()
     if here not in folder.parents:
         raise Mistake(f"--checkpoints {args.checkpoints}: name a folder below {here}, where the command runs.")
-    if args.keep < 1:
-        raise Mistake("--keep: at least 1.")
-    policy = CheckpointPolicy(folder.relative_to(here).as_posix(), _seconds(args.every), args.keep)
-    return RunSpec(args.name, "solo", shlex.join(command), policy, market="owned", submitted_at=time.time())
+    if args.keep < 1 or (args.keep_every is not None and args.keep_every < 1):
+        raise Mistake("--keep and --keep-every: at least 1.")
+    policy = CheckpointPolicy(folder.relative_to(here).as_posix(), _seconds(args.every), args.keep, args.keep_every)
+    return RunSpec(args.name, "", shlex.join(command), policy, market="owned", submitted_at=time.time())
 
 
 def _seconds(words: str | None) -> float | None:
@@ -105,9 +95,10 @@ async def _protect(spec: RunSpec, url: str, options: dict[str, str]) -> int:
 
 async def _hold(spec: RunSpec, store: Store, folder: paths.LaunchFolder) -> int:
     await prove(store)
-    with contextlib.suppress(Exists):  # started before, perhaps with another command: the newest word counts
-        await heads.submit(store, spec)
-    before, _ = await heads.read(store, spec.name)
+    try:
+        before = await heads.submit(store, spec)
+    except Exists:  # started before with another command: the newest word counts
+        before = await heads.first(store, spec.name)
     if before.state == "finished":
         _say(f"{spec.name} has finished: its last checkpoint is step {before.checkpoint and before.checkpoint.step}")
         return FINISHED
@@ -134,18 +125,18 @@ async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head
         asyncio.create_task(_beat(spec.name, store, folder, status)),
         asyncio.create_task(_reap(attempt)),
         asyncio.create_task(_watch_head(attempt)),
-        asyncio.create_task(_echo(attempt.log)),
     ]
+    echo = _Echo(attempt.log)
     endpoint = aws.here()
     if endpoint is not None:
         beside.append(asyncio.create_task(aws.watch(endpoint, attempt.notice)))
     try:
         return await attempt.run("")
     finally:
-        await asyncio.sleep(0.2)  # the last lines of the log
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+        await asyncio.to_thread(echo.end)
         paths.replace_file(folder.beat, encode(status.beat()))
 
 
@@ -172,17 +163,39 @@ async def _watch_head(attempt: Attempt) -> None:
         await attempt.look_at_head()
 
 
-async def _echo(log: Path) -> None:
-    """The training's output on this terminal: it writes into a file, so that it outlives this process."""
-    at = 0
-    while True:
-        with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
-            file.seek(at)
-            while chunk := file.read(65536):
-                at += len(chunk)
-                sys.stdout.buffer.write(chunk)
-            sys.stdout.flush()
-        await asyncio.sleep(0.1)
+class _Echo:
+    """The training's output on this terminal: it writes into a file, so that it outlives this process. In a thread of
+    its own, which nobody waits for: a terminal that reads nothing (Ctrl-S, a pager) must hold up nothing else."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="echo", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Bring the last lines, as far as somebody reads them."""
+        self._over.set()
+        self._thread.join(ECHO_S)
+
+    def _run(self) -> None:
+        at = 0
+        with contextlib.suppress(OSError):  # nobody is there any more
+            while True:
+                last = self._over.wait(0.1)
+                with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
+                    file.seek(at)
+                    while chunk := file.read(65536):
+                        at += len(chunk)
+                        _write(chunk)
+                if last:
+                    return
+
+
+def _write(chunk: bytes) -> None:
+    """Past Python's own buffer, whose lock a write that hangs would hold against the end of this process."""
+    while chunk:
+        chunk = chunk[os.write(sys.stdout.fileno(), chunk) :]
 
 
 def status(args: argparse.Namespace) -> int:

@@ -129,6 +129,8 @@ class Supervisor:
             self.store, spec, head, self.folder.epoch(head.epoch), self.folder.work, self.folder.control,
             self.folder.training, self.folder.path / "fetched", self.status, self.config.secrets,
         )  # fmt: skip
+        how, warning = self.config.store_how, self.config.store_warning
+        self._attempt.journal.tell("credentials", how=how, warning=warning)
         if self._notice is not None:
             self._attempt.notice(self._notice)
         looking = asyncio.create_task(self._keep_looking_at_head())
@@ -291,6 +293,8 @@ class Supervisor:
                 return False, "was given an epoch: use stop"
             self._given_up.set()
             return True, "ends itself"
+        if name == "credentials":
+            return self._renew(body.get("credentials"), str(body.get("how") or "")[:200])
         if body.get("epoch") != self.status.epoch:
             return False, f"that is epoch {body.get('epoch')}, this box is at {self.status.epoch}"
         if self._attempt is None:
@@ -304,6 +308,18 @@ class Supervisor:
             self._on_notice(Notice("controller", deadline, "told by the controller"))
             return True, "heard"
         return False, f"no such command: {str(name)[:40]}"
+
+    def _renew(self, credentials: object, how: str) -> tuple[bool, str]:
+        """The operator's side brings new credentials before the old ones end. Their values are told to nobody."""
+        if not isinstance(credentials, dict) or not all(isinstance(one, str) for one in credentials.values()):
+            return False, "credentials are names and values"
+        try:
+            self.store.renew(credentials)
+        except (StoreError, ValueError):
+            return False, "the store's client does not take them"
+        if self._attempt is not None:
+            self._attempt.journal.tell("credentials", how=how, warning="")
+        return True, "goes on with the new credentials"
 
     def _start(self, epoch: object, token: object) -> tuple[bool, str]:
         if type(epoch) is not int or not isinstance(token, str) or not token:

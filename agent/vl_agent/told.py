@@ -33,12 +33,11 @@ class Save:
 
 
 def read(progress: control.ProgressReader) -> Iterator[Helper | Step | Save]:
-    """All that was told since the last time."""
-    while lines := progress.more():
-        for line in lines:
-            told = _parse(line)
-            if told is not None:
-                yield told
+    """What was told since the last time, so much as may be read without a pause."""
+    for line in progress.more():
+        told = _parse(line)
+        if told is not None:
+            yield told
 
 
 def _parse(line: dict[str, Any]) -> Helper | Step | Save | None:

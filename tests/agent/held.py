@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import zipfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,16 @@ class Held:
         part.write_bytes(torch_like(words or f"step {step}"))
         return part.rename(self.checkpoints / f"step-{step}.pt")
 
-    def pipeline(self, *, keep: int = 3, distrusted: Sequence[str] = ()) -> Pipeline:
+    def pipeline(
+        self, *, keep: int = 3, distrusted: Sequence[str] = (), swept: Callable[[], bool] = lambda: True
+    ) -> Pipeline:
         watch = Watch(self.checkpoints)
         watch.ignore_present()
         reach = Reach(self.status, self.told.tell)
-        return Pipeline(self.store, RUN, self.head, watch, reach, keep=keep, tell=self.told.tell, distrusted=distrusted)
+        return Pipeline(
+            self.store, RUN, self.head, watch, reach, keep=keep, tell=self.told.tell, swept=swept,
+            distrusted=distrusted,
+        )  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def running(self, pipeline: Pipeline) -> AsyncIterator[asyncio.Task[None]]:
@@ -178,6 +183,7 @@ class Held:
         head = self.head_in_store()
         for entry in {*head.kept, *([head.checkpoint] if head.checkpoint else [])}:
             assert entry.manifest in self.memory.objects, f"no manifest of step {entry.step}"
-            for ref in decode(Manifest, self.memory.objects[entry.manifest]).files:
-                assert ref.key in self.memory.objects, f"no blob of step {entry.step}"
-                assert blake3(self.memory.objects[ref.key]).hexdigest() == ref.hash, f"step {entry.step} is not whole"
+            files = decode(Manifest, self.memory.objects[entry.manifest]).files
+            for part in (part for ref in files for part in ref.pieces):
+                assert part.key in self.memory.objects, f"no blob of step {entry.step}"
+                assert blake3(self.memory.objects[part.key]).hexdigest() == part.hash, f"step {entry.step} is not whole"

@@ -106,15 +106,19 @@ class Protected:
     def launch(self) -> Path:
         return self.home / "runs" / self.run / "0"
 
-    def start(self, command: list[str], *, cwd: Path | None = None, options: tuple[str, ...] = ()) -> Path:
-        """Start it in ``cwd``, or in a new folder; returns that folder. Its words go into ``told`` there."""
+    def start(
+        self, command: list[str], *, cwd: Path | None = None, options: tuple[str, ...] = (), told: int | None = None
+    ) -> Path:
+        """Start it in ``cwd``, or in a new folder; returns that folder. Its words go to ``told``, or into a file of
+        that name there."""
         self._starts += 1
         where = cwd or self.folder / f"work-{self._starts}"
         where.mkdir(exist_ok=True)
         words = ["run", "--store", self.url, "--run", self.run, "--checkpoints", "ckpt", *options, "--", *command]
-        with (where / "told").open("ab") as told:
+        with (where / "told").open("ab") as file:
+            out = file if told is None else told
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vl_agent", *words], cwd=where, env=self.env, stdout=told, stderr=told,
+                [sys.executable, "-m", "vl_agent", *words], cwd=where, env=self.env, stdout=out, stderr=file,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         return where

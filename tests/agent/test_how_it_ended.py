@@ -18,6 +18,7 @@ from vl_agent.control import STOPPED_EXIT, ProgressReader
 from vl_agent.protocol import Cause
 from vl_agent.training import Ended, Training, classify
 
+from tests.agent.held import Held
 from tests.agent.protected import is_alive, until
 
 TRACEBACK = "Traceback (most recent call last):\n  File \"x.py\"\nKeyError: 'lr'\n"
@@ -202,6 +203,24 @@ LINES = [
 def test_what_the_training_tells_is_checked(tmp_path: Path, line: bytes, word: object) -> None:
     (tmp_path / "progress.jsonl").write_bytes(line + b'\n{"step": 2, "loss": 2}\n')
     assert list(told.read(ProgressReader(tmp_path))) == [*([word] if word else []), told.Step(2, 2.0, None)]
+
+
+def test_a_script_that_tells_without_end_is_read_in_turns(tmp_path: Path) -> None:
+    """Steps of no work, told many thousand times a second: who reads on until there is no more hears nothing else."""
+    (tmp_path / "progress.jsonl").write_bytes(b'{"step": 1, "loss": 1}\n' * 50_000)
+    reader, turns = ProgressReader(tmp_path), []
+    while not turns or reader.behind:
+        turns.append(len(list(told.read(reader))))
+    assert sum(turns) == 50_000
+    assert max(turns) < 20_000
+
+
+async def test_what_was_told_up_to_the_end_is_journaled_however_much_it_was(tmp_path: Path) -> None:
+    held = Held(tmp_path)
+    await held.begin("cat flood >> $VL_CONTROL/progress.jsonl")
+    (held.work / "flood").write_bytes(b'{"step": 1, "loss": 1}\n' * 50_000)
+    await held.attempt().run("box-1")
+    assert (tmp_path / "epoch-1" / "journal.jsonl").read_text().count('"kind":"step"') == 50_000
 
 
 @given(st.lists(st.integers(1, 30), max_size=20))

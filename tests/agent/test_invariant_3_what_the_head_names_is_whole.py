@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vl_agent import head as heads
 from vl_agent.checkpoints.upload import TRIES
 from vl_agent.protocol import Kept
 from vl_agent.store import StoreError, open_store
@@ -94,10 +95,99 @@ async def test_whatever_becomes_of_any_one_request_the_head_names_only_what_is_w
     raise AssertionError("a commit of one file asks more than 40 requests")
 
 
-def saved(held: Held, step: int, keep: int = 3) -> Any:
+def saved(held: Held, step: int, keep: int = 3, words: str = "") -> Any:
     pipeline = held.pipeline(keep=keep)
-    held.save(step)
+    held.save(step, words)
     return pipeline
+
+
+async def test_what_a_swap_dropped_is_not_named_again_though_its_answer_was_lost(tmp_path: Path) -> None:
+    """The outage begins between the swap and its answer; meanwhile the sweep of this epoch, which takes long, comes to
+    what that swap dropped; then the script saves once more what it had saved in the epoch before."""
+    held = await held_and_watched(tmp_path)
+    await held.brought(saved(held, 1, words="the same"))
+    await held.begin()
+    pipeline = held.pipeline(keep=1)
+    outage = [False]
+
+    def fault(ask: Ask) -> Fate:
+        if ask.op == "swap":
+            outage[0] = True
+            return "lost reply"
+        return "lost" if outage[0] else "ok"
+
+    async with held.running(pipeline) as task:
+        held.store.fault = fault
+        held.save(2)
+        await pipeline.look()
+        await until(lambda: held.status.store_error)
+        sweeper = MemoryStore(held.memory)
+        assert await heads.sweep(sweeper, RUN, epoch=held.head.epoch, holder=held.head.holder) == 2
+        held.store.fault = None
+        await until(lambda: pipeline.durable_step == 2)
+        held.save(3, "the same")
+        await pipeline.look()
+        await until(lambda: task.done() or pipeline.durable_step == 3)
+        held.checked()
+
+
+async def test_a_save_that_was_given_up_after_its_swap_keeps_its_blobs(tmp_path: Path) -> None:
+    """The outage begins between the swap and its answer, a newer save takes its place: what the first one sent looks
+    like the rest of an upload that came to nothing, and is what the head names."""
+    held = await held_and_watched(tmp_path)
+    pipeline = held.pipeline(keep=3)
+    outage = [False]
+
+    def fault(ask: Ask) -> Fate:
+        if ask.op == "swap":
+            outage[0] = True
+            return "lost reply"
+        return "lost" if outage[0] else "ok"
+
+    async with held.running(pipeline) as task:
+        held.store.fault = fault
+        held.save(2)
+        await pipeline.look()
+        await until(lambda: held.status.store_error)
+        held.save(3)
+        await pipeline.look()
+        held.store.fault = None
+        await until(lambda: task.done() or pipeline.durable_step == 3)
+        await until(lambda: task.done() or pipeline.pending is None)
+    held.checked()
+    assert [entry.step for entry in held.head_in_store().kept] == [2, 3]
+
+
+async def test_what_a_given_up_save_sent_is_deleted_once_a_newer_one_is_durable(tmp_path: Path) -> None:
+    held = await held_and_watched(tmp_path)
+    pipeline = held.pipeline(keep=3)
+    async with held.running(pipeline) as task:
+        held.store.fault = lambda ask: "lost" if "/checkpoints/" in ask.key else "ok"
+        held.save(2)
+        await pipeline.look()
+        await until(lambda: held.status.store_error)
+        held.save(3)
+        await pipeline.look()
+        held.store.fault = None
+        await until(lambda: task.done() or pipeline.durable_step == 3)
+        await until(lambda: task.done() or pipeline.pending is None)
+    held.checked()
+    assert len([key for key in held.memory.objects if "/blobs/" in key]) == 1
+
+
+async def test_while_the_sweep_goes_on_nothing_of_an_older_epoch_is_named_anew(tmp_path: Path) -> None:
+    """What it deletes it has decided on an older head."""
+    held = await held_and_watched(tmp_path)
+    await held.brought(saved(held, 1, words="the same"))
+    await held.begin()
+    swept = [False]
+    pipeline = held.pipeline(swept=lambda: swept[0])
+    for step, sent in ((2, True), (3, False)):
+        held.save(step, "the same")
+        await held.brought(pipeline)
+        assert (held.told.of("durable")[-1]["sent"] > 0) is sent
+        swept[0] = True
+        held.checked()
 
 
 async def test_a_file_that_is_written_while_it_is_uploaded_is_not_committed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from vl_agent.protocol import CheckpointPolicy, RunSpec, decode, encode, spec_key
 from vl_agent.store import Store
 
 from tests.agent.protected import (
@@ -38,6 +40,8 @@ async def test_a_training_runs_to_its_end_and_its_last_save_is_durable(
     assert await desk.exit() == 0
     head = await head_of(store, "char")
     assert (head.state, head.epoch) == ("finished", 1)
+    spec = decode(RunSpec, (await store.get(spec_key("char"))).data)
+    assert spec.fleet == "", "no name of a fleet: no controller takes it for its own"
     assert await weights_of(store, "char", tmp_path) == (20, weights_after(20))
     told = (where / "told").read_text()
     assert "saved 20" in told, "the training's output is on this terminal"
@@ -92,6 +96,32 @@ async def test_what_a_training_leaves_running_is_ended_however_it_hides(protect:
     where = desk.start(train("--child", "--say", "bare", "--steps", 20, "--pause", 0.05))
     assert await desk.exit() == 0
     assert not is_alive(int((where / "child").read_text()))
+
+
+async def test_a_terminal_that_reads_nothing_stops_neither_the_training_nor_its_saves(
+    protect: Protect, store: Store
+) -> None:
+    """Ctrl-S, or a pager that waits for a key."""
+    desk = protect()
+    terminal, held = os.pipe()
+    try:
+        desk.start(["/bin/sh", "-c", f"yes | head -c 1000000; exec {shlex.join(train('--steps', 20))}"], told=held)
+        assert await desk.exit() == 0
+        assert (await head_of(store, "char")).state == "finished"
+    finally:
+        os.close(held)
+        os.close(terminal)
+
+
+async def test_a_start_that_was_killed_before_it_made_the_head_holds_up_no_later_one(
+    protect: Protect, store: Store
+) -> None:
+    spec = RunSpec("char", "solo", "another command", CheckpointPolicy("ckpt"))
+    await store.create(spec_key("char"), encode(spec))
+    desk = protect()
+    desk.start(train("--steps", 5))
+    assert await desk.exit() == 0
+    assert (await head_of(store, "char")).state == "finished"
 
 
 async def test_ctrl_c_saves_releases_and_resumes(protect: Protect, store: Store, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vl_agent.checkpoints.watch import Watch
 from vl_agent.protocol import CheckpointPolicy, RunSpec
 from vl_agent.reach import Reach
 from vl_agent.status import Status
-from vl_agent.store import StoreError, open_store
+from vl_agent.store import Store, StoreError, open_store
 
 from tests.agent.held import RUN, Told
 from tests.agent.protected import until
@@ -50,20 +50,24 @@ class Run:
 
     def __init__(self, folder: Path, s3: S3Server, proxy: FaultyProxy) -> None:
         self.folder, self.proxy = folder, proxy
-        url = f"s3://{s3.bucket}/{secrets.token_hex(6)}"
-        self.store = open_store(url, {**s3.options, "endpoint": proxy.endpoint}, timeout_s=1.5)
-        self.direct = open_store(url, s3.options, timeout_s=10.0)
+        self.url, self.options = f"s3://{s3.bucket}/{secrets.token_hex(6)}", s3.options
+        self.store = self.through_proxy()
+        self.direct = open_store(self.url, s3.options, timeout_s=10.0)
         self.told, self.status = Told(), Status(0)
         self.checkpoints = folder / "ckpt"
         self.checkpoints.mkdir()
+
+    def through_proxy(self) -> Store:
+        return open_store(self.url, {**self.options, "endpoint": self.proxy.endpoint}, timeout_s=1.5)
 
     async def begin(self) -> None:
         await heads.submit(self.direct, RunSpec(RUN, "test", "true", CheckpointPolicy("ckpt")))
         head = await heads.takeover(self.direct, RUN)
         watch = Watch(self.checkpoints)
         self.pipeline = Pipeline(
-            self.store, RUN, head, watch, Reach(self.status, self.told.tell), keep=3, tell=self.told.tell
-        )
+            self.store, RUN, head, watch, Reach(self.status, self.told.tell), keep=3, tell=self.told.tell,
+            swept=lambda: True,
+        )  # fmt: skip
 
     def save(self, step: int) -> bytes:
         body = b"\x80\x02" + os.urandom(SIZE - 2)  # no zip: believed as it is once the command has ended
@@ -202,13 +206,18 @@ BODIES: dict[str, Fault] = {
     "truncated": faults.Truncated(after=PART // 3),
     "slow": faults.Slow(block=8192, pause_s=0.02),
     "stalls": faults.Stalls(after=PART // 2),
+    "drips": faults.Slow(block=1, pause_s=0.05),
     "wrong ETag": faults.WrongETag(),
 }
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["direct", "by obstore alone"])
 @pytest.mark.parametrize("name", BODIES)
-async def test_a_restore_comes_through(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+async def test_a_restore_comes_through(run: Run, monkeypatch: pytest.MonkeyPatch, name: str, alone: bool) -> None:
     monkeypatch.setattr("vl_agent.store.objects.STALL_S", 1.0)
+    if alone:
+        monkeypatch.setattr("vl_agent.store.objects.reachable", lambda endpoint: False)
+        run.store = run.through_proxy()
     body = run.save(5)
     await run.brought()
     run.proxy.seen.clear()

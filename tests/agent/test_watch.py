@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,51 @@ def test_a_zip_written_in_place_counts_when_its_directory_is_there(looked: Looke
         assert looked.look() == []
     looked.write("step-40.pt", ZIP)
     assert looked.look() == ["step-40.pt"]
+
+
+def test_a_zip_packed_in_a_way_that_can_not_be_unpacked_never_counts(looked: Looked) -> None:
+    for kind in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED):
+        whole = io.BytesIO()
+        with zipfile.ZipFile(whole, "w", kind) as archive:
+            archive.writestr("state", bytes(range(256)) * 40)
+        garbled = bytearray(whole.getvalue())
+        garbled[45:60] = bytes(range(100, 115))
+        looked.write(f"step-{kind}.pt", bytes(garbled))
+    assert looked.quiet() == looked.look(patient=False) == []
+
+
+def test_a_save_that_can_not_be_read_hides_no_other_and_is_told_once(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = files.whole
+
+    def failing(path: Path) -> bool | None:
+        if path.name == "step-1.pt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return whole(path)
+
+    monkeypatch.setattr(files, "whole", failing)
+    looked.write("step-1.pt", ZIP)
+    looked.write("step-2.pt", ZIP)
+    assert looked.look() == ["step-2.pt"]
+    assert looked.quiet() == []
+    assert looked.watch.complaints() == ["step-1.pt can't be read: Input/output error"]
+    assert looked.watch.complaints() == []
+
+
+def test_a_folder_that_can_not_be_read_is_told_once_and_looked_at_again(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked.write("step-1.pt", ZIP)
+
+    def stale(folder: Path) -> Iterator[Path]:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", stale)
+        assert looked.quiet() == []
+    assert looked.watch.complaints() == ["ckpt can't be read: Stale file handle"]
+    assert looked.look() == ["step-1.pt"]
 
 
 def test_a_torn_zip_never_counts_not_at_the_end_either(looked: Looked) -> None:

@@ -72,10 +72,18 @@ def test_a_run_name_that_leaves_its_place_is_refused(person: Person, command: st
     assert "'../../etc'" in person.says(command, "../../etc", exit_code=2)
 
 
+@pytest.mark.parametrize("where", ["x" * 300, "run.yaml/below", "loop"])
+@pytest.mark.parametrize("words", ["--fleet {} ls", "submit {}", "demo --headless --state {}"])
+def test_a_path_that_can_be_none_is_a_mistake_and_named(person: Person, words: str, where: str) -> None:
+    person.run_yaml()
+    (person.home / "loop").symlink_to(person.home / "loop")
+    assert where in person.says(*words.format(where).split(), exit_code=2)
+
+
 def test_a_missing_secret_is_named_before_anything_is_sent(person: Person) -> None:
     path = person.run_yaml("secrets: [HF_TOKEN, OTHER]\n")
     said = person.says("submit", path, exit_code=2, OTHER="x")
-    assert "HF_TOKEN" in said
+    assert f"{path}, line 5, secrets: HF_TOKEN" in said
     assert "OTHER" not in said
     assert not (person.home / "store").exists()
 

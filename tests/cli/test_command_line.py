@@ -41,7 +41,18 @@ def test_an_unknown_or_missing_option_is_one_line_and_exit_2(arguments: list[str
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ls"], ["submit", "run.yaml"], ["logs", "a"], ["stop", "a"], ["controller"], []]
+    "arguments",
+    [
+        ["ls"],
+        ["submit", "run.yaml"],
+        ["logs", "a"],
+        ["stop", "a"],
+        ["checkpoints", "a"],
+        ["pin", "a", "1"],
+        ["rollback", "a", "1"],
+        ["controller"],
+        [],
+    ],
 )
 def test_without_a_fleet_every_command_says_what_to_write(arguments: list[str], tmp_path: Path) -> None:
     done = vl_tui(*arguments, home=tmp_path)

@@ -57,6 +57,8 @@ def test_without_a_path_the_persons_own_file_is_read(tmp_path: Path, monkeypatch
     ("text", "words"),
     [
         (TOP, ["providers", "is missing", "kind: ssh"]),
+        ("fleet: a\nstroe: s3://bucket\n" + LOCAL, ["line 2, stroe", "Did you mean 'store'?", "1 more problem after"]),
+        (TOP + "providers: [{kind: ssh, hosts: [a], usd_hour: 1.0e+300}]", ["providers[0].usd_hour", "at most"]),
         (TOP + "providers: []", ["line 3, providers", "empty list"]),
         (TOP + "providers:\n  - {kind: rumpod}", ["line 4, providers[0]", "'rumpod' is not known", "'ssh', 'local'"]),
         (TOP + "providers:\n  - {hosts: [a]}", ["line 4, providers[0]", "no `kind`"]),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import pytest
 from vl_agent import head as heads
 from vl_agent import protocol
+from vl_agent.protocol import Head
+from vl_agent.store import Unanswered
 
-from tests.controller.world import World
+from tests.controller.world import Machine, ScriptedLink, World
 
 
 async def finished(world: World) -> None:
@@ -288,6 +292,63 @@ async def test_pin_and_rollback_are_done_once_and_answered(world: World) -> None
     await finished(world)
 
 
+@pytest.mark.parametrize("again", ["the same controller", "another one"])
+async def test_a_run_that_has_ended_goes_on_after_a_rollback(world: World, again: str) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(17))
+    await world.intend("stop")
+    await world.until(world.quiet)
+    assert world.head().state == "stopped"
+    if again == "another one":
+        await world.kill_controller()
+        await world.turn()
+    rollback = await world.intend("rollback", step=10)
+    await world.until(lambda: world.training(11))
+    answer = world.answer(rollback)
+    assert answer is not None
+    assert answer.result == "done"
+    assert world.launch_records()[-1].why == "rollback"
+    await finished(world)
+    assert (await kinds(world)).count("run_ended") == 2, "each end is journaled"
+
+
+async def test_a_run_that_failed_on_box_after_box_is_tried_anew_after_a_rollback(world: World) -> None:
+    await world.submit()
+    await world.until(lambda: world.training(12))
+    fails = True
+
+    def failing(machine: Machine) -> bool:
+        return fails and machine.step >= 12
+
+    world.fails = failing
+    await world.until(world.quiet)
+    assert world.head().state == "failed"
+    boxes = len(world.launch_records())
+    await world.intend("rollback", step=5)
+    await world.until(lambda: len(world.launch_records()) == boxes + 2)
+    fails = False
+    await finished(world)
+
+
+async def test_an_attempt_whose_start_was_not_answered_is_journaled_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event is how a later moment knows which boxes have had an epoch."""
+    start, lost = heads.start, [True]
+
+    async def unanswered(*args: Any, **kwargs: Any) -> Head:
+        head = await start(*args, **kwargs)
+        if lost and lost.pop():
+            raise Unanswered("memory://: no answer")
+        return head
+
+    monkeypatch.setattr(heads, "start", unanswered)
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    told = [(event.epoch, event.fields["launch"]) for event in await world.events() if event.kind == "attempt"]
+    assert told == [(1, 1)]
+
+
 async def test_two_runs_do_not_disturb_each_other(world: World) -> None:
     await world.submit()
     await world.submit("other")
@@ -296,6 +357,38 @@ async def test_two_runs_do_not_disturb_each_other(world: World) -> None:
     await world.until(lambda: {world.head().state, world.head("other").state} == {"finished"})
     await world.until(lambda: not world.living())
     assert len(world.launch_records("other")) == 1
+
+
+async def test_a_run_whose_records_can_not_be_read_holds_up_no_other(world: World) -> None:
+    await world.submit("a-bad-one")
+    await world.store.put(protocol.launch_key("a-bad-one", 1), b"{")
+    await world.submit()
+    await finished(world)
+    assert world.launch_records("run")
+    told = [line for line in world.said if line.startswith("a-bad-one") and "launches/000001.json" in line]
+    assert len(told) == 1, "said once, and why"
+    assert world.controller is not None
+    assert not world.controller.idle(), "what is not understood is not forgotten"
+    await world.store.delete(protocol.launch_key("a-bad-one", 1))
+    await world.until(lambda: world.head("a-bad-one").state == "finished")
+
+
+async def test_a_link_that_fails_in_a_way_that_nobody_foresaw_is_said_and_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, failures = ScriptedLink.run, []
+
+    async def fails_once(link: ScriptedLink) -> None:
+        if not failures:
+            failures.append(link)
+            raise KeyError("have")
+        await run(link)
+
+    monkeypatch.setattr(ScriptedLink, "run", fails_once)
+    await world.submit()
+    await finished(world)
+    assert len(world.launch_records()) == 1
+    assert any("a fault in the link itself: KeyError" in line for line in world.said)
 
 
 async def test_the_view_tells_verdict_evidence_boxes_and_offers(world: World) -> None:

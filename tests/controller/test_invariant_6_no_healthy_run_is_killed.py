@@ -3,13 +3,13 @@ silent past the grace while the controller itself reaches the store. One link th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.controller.world import Machine, World
+from vl_tui.domain.box import BoxState
 from vl_tui.domain.evidence import TAKEN, Evidence, judge
 
 
@@ -17,17 +17,16 @@ async def verdicts(world: World) -> list[str]:
     return [event.fields["verdict"] for event in await world.events() if event.kind == "verdict"]
 
 
-AGES = st.sampled_from([0.0, 5.9, 6.1, 9.0, 14.9, 15.1, 40.0])
+AGES = (0.0, 5.9, 6.1, 9.0, 14.9, 15.1, 40.0)
+WORDS: tuple[BoxState, ...] = ("launching", "running", "unknown", *TAKEN)
 
 
-@given(AGES, AGES, st.none() | AGES, st.sampled_from(["running", "booting", "unknown", *TAKEN]), st.booleans())
-def test_a_verdict_of_loss_has_the_providers_word_or_two_silent_witnesses(
-    ssh: float, heard: float, store: float | None, word: str, troubled: bool
-) -> None:
+def test_a_verdict_of_loss_has_the_providers_word_or_two_silent_witnesses() -> None:
     grace = 15.0
-    seen = Evidence(ssh, min(ssh, heard), store, word, 1.0, store_error="503" if troubled else "")  # type: ignore[arg-type]
-    silent = ssh > grace and (store is None or store > grace)
-    assert not judge(seen, grace).lost or word in TAKEN or silent
+    for ssh, heard, store, word, error in itertools.product(AGES, AGES, (None, *AGES), WORDS, ("", "503")):
+        seen = Evidence(ssh, min(ssh, heard), store, word, 1.0, store_error=error)
+        silent = ssh > grace and (store is None or store > grace)
+        assert not judge(seen, grace).lost or word in TAKEN or silent, seen
 
 
 async def test_a_run_whose_ssh_link_is_down_is_left_alone(world: World) -> None:
@@ -93,17 +92,21 @@ async def test_a_box_that_comes_back_before_the_next_one_begins_keeps_its_run(wo
     assert end.reason == "superseded"
 
 
+def reach_store(world: World, reached: bool) -> None:
+    """Whether the controller can; the boxes do as they did."""
+    assert world.controller is not None
+    world.controller.ports.store.reachable = reached  # type: ignore[attr-defined]
+
+
 async def _store_out_of_reach(world: World) -> None:
     world.partition(world.holder())
-    controller = world.controller
-    assert controller is not None
-    controller.ports.store.reachable = False  # type: ignore[attr-defined]
+    reach_store(world, False)
     await world.advance(30)
-    controller.ports.store.reachable = True  # type: ignore[attr-defined]
-    world.partition(world.holder(), False)
+    reach_store(world, True)
 
 
 async def _stalled(world: World) -> None:
+    world.partition(world.holder())
     world.clock.now += 60.0
     controller = world.controller
     assert controller is not None
@@ -116,9 +119,27 @@ async def test_a_controller_that_could_not_hear_decides_nothing(world: World, bl
     await world.submit()
     await world.until(lambda: world.training(8))
     await blind(world)  # type: ignore[misc]
+    await world.advance(4)  # hears again, of a box that is silent: that silence is four seconds old, and no more
+    world.partition(world.holder(), False)
     await world.until(world.quiet)
     assert len(world.launch_records()) == 1
     assert "lost" not in await verdicts(world)
+
+
+async def test_a_box_is_not_told_to_stop_for_a_move_while_the_store_is_out_of_reach(world: World) -> None:
+    """It would save, and could not make that durable; and nobody could start the next."""
+    await world.submit()
+    await world.until(lambda: world.training(8))
+    old = world.holder()
+    await world.intend("migrate")
+    await world.until(lambda: any(machine.phase == "preparing" for machine in world.machines.values()))
+    reach_store(world, False)
+    await world.advance(8)
+    assert any(machine.phase == "prepared" for machine in world.machines.values())
+    assert not old.stopping
+    reach_store(world, True)
+    await world.until(lambda: world.head().epoch == 2 and world.training())
+    assert old.stopping
 
 
 async def test_a_new_controller_gives_a_silent_box_a_whole_grace(world: World) -> None:

@@ -20,6 +20,22 @@ async def test_a_launch_whose_reply_was_lost_is_found_by_name_and_not_doubled() 
     await world.close()
 
 
+async def test_a_box_that_is_not_listed_yet_is_not_taken_for_gone() -> None:
+    """Its reply was lost and the run is stopped: it is given up before its provider lists it."""
+    world = World(lag_s=20.0)
+    world.providers["nimbus"].unsure_once.add("lost")
+    await world.submit()
+    await world.until(lambda: bool(world.machines))
+    await world.intend("stop")
+    await world.until(lambda: world.end_record(1) is not None)
+    (box,) = world.machines.values()
+    while box.alive:
+        assert not [event for event in await world.events() if event.kind == "terminated"]
+        await world.advance(0.5)
+    await world.until(world.quiet)
+    await world.close()
+
+
 async def test_boxes_are_gone_when_the_run_has_ended_whatever_happened(world: World) -> None:
     await world.submit()
     await world.until(lambda: world.training(8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from vl_agent.protocol import LEASE_KEY
+from vl_agent import head as heads
+from vl_agent.protocol import LEASE_KEY, CheckpointPolicy, RunSpec
+from vl_agent.store import open_store
 
 from vl_tui.config import FleetConfig, load_fleet
-from vl_tui.controller import process
+from vl_tui.controller import process, serve
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -81,10 +84,48 @@ def test_after_a_kill_9_another_takes_over_at_once_with_a_higher_generation(flee
     assert time.monotonic() - began < 10
 
 
+def test_another_lock_of_the_same_name_proves_nobody_dead(fleet: FleetConfig) -> None:
+    """A runtime folder is removed at logout; a detached controller lives on and holds a lock that nobody sees."""
+    process.ensure_controller(fleet.path)
+    until(lambda: generation(fleet) == 1)
+    before, old = process.lock_name(fleet), pid(fleet)
+    held = fleet.runtime_dir.rename(fleet.runtime_dir.with_name("removed"))
+    try:
+        process.ensure_controller(fleet.path)
+        assert process.lock_name(fleet) != before
+        until(lambda: "is kept by" in (fleet.runtime_dir / f"{fleet.fleet}.log").read_text())
+        assert generation(fleet) == 1, "it waits until it has watched the lease for its whole term"
+    finally:
+        assert held.exists()
+        os.kill(old, signal.SIGKILL)
+
+
+def test_another_fleets_run_does_not_hide_that_one_of_ours_is_left(fleet: FleetConfig) -> None:
+    async def left() -> bool:
+        store = open_store(fleet.store)
+        await heads.submit(store, RunSpec("a-first", "other", "true", CheckpointPolicy("ckpt")))
+        assert not await serve.anything_left(fleet)
+        await heads.submit(store, RunSpec("b-second", fleet.fleet, "true", CheckpointPolicy("ckpt")))
+        return await serve.anything_left(fleet)
+
+    assert asyncio.run(left())
+
+
 def test_with_nothing_left_to_keep_it_ends_by_itself(fleet: FleetConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VL_CONTROLLER_IDLE_S", "0.2")
     process.ensure_controller(fleet.path)
     until(lambda: process.pid(fleet) is None)
+
+
+@pytest.mark.parametrize(("ours", "left"), [("proc", True), ("another", False)])
+def test_a_run_beside_one_that_is_not_of_the_fleet_is_something_left(fleet: FleetConfig, ours: str, left: bool) -> None:
+    async def submit() -> None:
+        store = open_store(fleet.store)
+        for name, of in (("a-desk-run", ""), ("mine", ours)):
+            await heads.submit(store, RunSpec(name, of, "true", CheckpointPolicy("ckpt")))
+
+    asyncio.run(submit())
+    assert asyncio.run(serve.anything_left(fleet)) is left
 
 
 def test_it_ends_with_whoever_holds_its_leash(fleet: FleetConfig) -> None:

@@ -10,7 +10,8 @@ import asyncio
 import builtins
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -303,9 +304,12 @@ class World:
         self.controllers = 0
         self.said: list[str] = []
         self.total_steps = 60
+        self.setup_s = 2.0
         self.drain_s = 0.0
         """What a box takes to save after a notice."""
         self.missing: tuple[str, ...] = ()
+        self.fails: Callable[[Machine], bool] = lambda machine: False
+        """Whether a training's command fails now."""
         self._ids = itertools.count(1)
         self._ticks = 0
 
@@ -344,11 +348,11 @@ class World:
             if self.controller is None:
                 await self.start_controller()
             assert self.controller is not None
-            await self.controller.look()
+            await self._round(self.controller.look())
             for name in self.providers:
-                await self.controller.ask(name)
+                await self._round(self.controller.ask(name))
             if self._ticks % 10 == 0:
-                await self.controller.sweep.round()
+                await self._round(self.controller.sweep.round())
             for keeper in list(self.controller.keepers.values()):
                 for _ in range(20):
                     if keeper.finished or not await keeper.step():
@@ -358,10 +362,13 @@ class World:
             await _settle()
         except Crash:
             pass
-        except StoreError:
-            pass
         if self.gate.dead:
             await self.kill_controller()
+
+    async def _round(self, round_: Awaitable[object]) -> None:
+        """As ``Controller._guarded``: a round that the store failed holds up no other."""
+        with suppress(StoreError):
+            await round_
 
     async def advance(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
         end = self.clock.now + seconds
@@ -463,7 +470,7 @@ class World:
     def supervise(self, machine: Machine, record: LaunchRecord) -> None:
         machine.phase, machine.epoch, machine.holder = "preparing", 0, ""
         machine.supervisor_dead, machine.counter = False, 0
-        machine.record, machine.prepared_at = record, self.clock.now + 2.0
+        machine.record, machine.prepared_at = record, self.clock.now + self.setup_s
 
     def preempt(self, machine: Machine, notice_s: float = 0.0) -> None:
         if notice_s:
@@ -516,6 +523,13 @@ class World:
             machine.drained_at = self.clock.now + self.drain_s
         ends = over or machine.stopping or (machine.drained_at and self.clock.now >= machine.drained_at)
         if machine.store_cut:
+            return
+        if self.fails(machine):
+            await heads.conclude(
+                self.store, machine.run, epoch=machine.epoch, holder=machine.holder, state="released",
+                detail="user_error: exit status 1",
+            )  # fmt: skip
+            machine.phase = "ended"
             return
         if machine.pending:
             key = protocol.journal_key(machine.run, protocol.agent_writer(machine.epoch), machine.segment)

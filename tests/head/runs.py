@@ -43,10 +43,14 @@ async def uploaded(store: MemoryStore, mine: Head, step: int, content: str = "")
     return Kept(step, mine.epoch, key)
 
 
-async def committed(store: MemoryStore, mine: Head, step: int, content: str = "", keep: int = 3) -> tuple[Kept, ...]:
+async def committed(
+    store: MemoryStore, mine: Head, step: int, content: str = "", keep: int = 3, keep_every: int | None = None
+) -> tuple[Kept, ...]:
     """A durable checkpoint; returns what its swap dropped."""
     kept = await uploaded(store, mine, step, content)
-    _, dropped = await heads.commit(store, RUN, epoch=mine.epoch, holder=mine.holder, kept=kept, keep=keep)
+    _, dropped = await heads.commit(
+        store, RUN, epoch=mine.epoch, holder=mine.holder, kept=kept, keep=keep, keep_every=keep_every
+    )
     return dropped
 
 

@@ -30,6 +30,17 @@ async def test_what_a_commit_drops_goes_and_what_a_kept_checkpoint_shares_with_i
     assert before - await keys(store) == {dropped[0].manifest}, "its blob is also the newest checkpoint's"
 
 
+@pytest.mark.parametrize("keep", [1, 2, 5])
+async def test_the_first_checkpoint_of_each_so_many_steps_stays_however_often_is_saved(keep: int) -> None:
+    store = await submitted()
+    mine = await claimed(store)
+    for step in (30, 90, 110, 170, 230, 260, 290, 310, 311):
+        dropped = await committed(store, mine, step, keep=keep, keep_every=100)
+        await heads.delete_released(store, RUN, epoch=mine.epoch, holder=mine.holder, dropped=dropped)
+    last = [30, 90, 110, 170, 230, 260, 290, 310, 311][-keep:]
+    assert await steps(store) == sorted({30, 110, 230, 310, *last})
+
+
 async def test_a_pinned_checkpoint_outlives_any_number_of_commits_also_when_pinned_between_read_and_swap() -> None:
     store = await submitted()
     mine = await claimed(store)

@@ -20,8 +20,8 @@ from tests.fixtures.sshd import Sshd
 from tests.providers.contract import NEED, Harness, ProviderContract
 from vl_tui.domain.box import Box, Need, SshAddress
 from vl_tui.providers.base import Auth, Launch, NoCapacity, Transient
-from vl_tui.providers.ssh import SshProvider
-from vl_tui.ssh.connection import connect
+from vl_tui.providers.ssh import SshProvider, parse_answer
+from vl_tui.ssh.connection import Unreachable, connect
 from vl_tui.ssh.hostkeys import Pins
 from vl_tui.ssh.install import install_agent
 
@@ -55,6 +55,33 @@ def lock_folder(sshd: Sshd) -> Path:
 
 class TestSsh(ProviderContract):
     pass
+
+
+OWNER = {"name": "vl-t-run-1", "tags": {"vl-fleet": "t"}, "at": 1.0, "boot_id": "x"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "", "[]", "7", "{", "[" * 50_000, "{}", '{"owner": null}', '{"owner": "x", "past": {}}',
+        '{"owner": {"name": 7, "tags": {}}, "past": {}}', '{"owner": {"name": "x", "tags": []}, "past": {}}',
+        '{"owner": {"name": "x", "tags": {"vl-run": 7}}, "past": {}}', '{"owner": null, "past": []}',
+        '{"owner": null, "past": {"x": 7}}', '{"owner": null, "past": {"x": {"name": "x", "tags": {}, "cause": 7}}}',
+        '{"owner": {"name": "x", "tags": {}, "at": "now"}, "past": {}}',
+        '{"owner": {"name": "x", "tags": {}, "at": 1e999}, "past": {}}',
+        '{"owner": null, "past": {}, "gpus": "A100"}', '{"owner": null, "past": {}, "gpus": [7]}',
+        '{"owner": null, "past": {}, "left": 7}',
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none_makes_its_box_unusable_and_breaks_nothing_else(said: str) -> None:
+    with pytest.raises(Unreachable, match="desk: it can't be used: its answer can't be read"):
+        parse_answer("desk", said)
+
+
+def test_the_answers_of_a_box_are_read() -> None:
+    past = {"vl-t-run-0": {**OWNER, "cause": "terminated as asked"}}
+    for found in ({"owner": OWNER, "past": past}, {"owner": None, "past": {}, "gpus": ["A100"], "gpu_pids": ["7"]}):
+        assert parse_answer("desk", json.dumps(found)) == found
 
 
 async def test_a_box_that_is_lent_is_not_offered_and_not_given_to_another(at: Harness) -> None:
@@ -176,7 +203,7 @@ async def test_termination_ends_a_real_supervisor(at: Harness, sshd: Sshd, tmp_p
     box = await at.launch()
     connection = await connect(sshd.address(), box_id=box.id, pins=Pins(tmp_path / "pins"))
     agent = await install_agent(connection, cache=tmp_path / "cache")
-    config = AgentConfig("run", "t", 1, store.url, {}, {}, box=box.id, owned=True)
+    config = AgentConfig("run", "t", 1, store.url, box=box.id, owned=True)
     supervise = agent.command(["supervise", "--run", "run", "--launch", "1"])
     told = await connection.run(supervise, stdin=encode(config), timeout=20)
     assert told.exit_status == 0, told.stderr

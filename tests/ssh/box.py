@@ -74,6 +74,10 @@ class Listener:
         """How often the channel came up."""
         return sum(name == "attached" for name, _ in self.states)
 
+    def drops(self) -> int:
+        """How often it went down; it may be up again before anybody looks."""
+        return sum(name == "down" for name, _ in self.states)
+
     def phase(self) -> str:
         return self.beats[-1].phase if self.beats else ""
 
@@ -101,7 +105,7 @@ class Box:
         spec = RunSpec(self.run, "test", command, CheckpointPolicy("ckpt"), env={"PYTHONIOENCODING": "utf-8"})
         await heads.submit(self.store, spec)
 
-    def config(self) -> AgentConfig:
+    async def config(self) -> AgentConfig:
         return AgentConfig(self.run, "test", self.launch, self.store.url, beat_s=5.0, notices=("signal",))
 
     def link(
@@ -115,7 +119,7 @@ class Box:
     ) -> BoxLink:
         return BoxLink(
             self.sshd.address(self.relay.port), box_id="box-1", run=self.run, launch=self.launch, pins=self.pins,
-            cache=self.cache, sink=listener, config=self.config() if supervise else None, streams=streams,
+            cache=self.cache, sink=listener, config=self.config if supervise else None, streams=streams,
             epoch=epoch, have=have,
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -219,8 +220,9 @@ async def test_what_a_proxy_command_says_stays_out_of_the_stream(sshd: Sshd, con
     await until(lambda: not proxies(script), "all of the pipeline has ended")
     async with config.dial("gpu") as conn:
         sshd.kill_sessions()
+        time.sleep(0.5)  # the loop is busy: the shell has ended, and is known to have, before the link is seen to drop
         await asyncio.wait_for(asyncio.shield(conn.closed), 5)
-        await until(lambda: not proxies(script), "also when the link drops by itself")
+        await until(lambda: not proxies(script), "also when the link drops by itself", 10)
 
 
 async def test_a_proxy_command_that_fails_is_told_in_its_own_words(sshd: Sshd, config: Config) -> None:

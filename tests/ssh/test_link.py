@@ -50,9 +50,9 @@ async def test_log_and_journal_come_whole_over_every_kind_of_drop(box: Box, shor
         lambda: [os.kill(pid, signal.SIGKILL) for pid in box.processes("attach")] and None,
     ]  # fmt: skip
     for drop in drops:
-        times, held = listener.attached(), len(listener.streams[1, "log"])
+        times, held, drops_seen = listener.attached(), len(listener.streams[1, "log"]), listener.drops()
         drop()
-        await until(lambda: listener.name == "down", "the drop is seen", 8)  # noqa: B023
+        await until(lambda seen=drops_seen: listener.drops() > seen, "the drop is seen", 20)
         box.relay.heal()
         await until(lambda times=times: listener.attached() > times, "up again", 30)
         await until(lambda held=held: len(listener.streams[1, "log"]) > held, "the log goes on")

@@ -24,7 +24,7 @@ async def _each_small_call(store: Store) -> list[StoreError]:
     errors = []
     for call in (
         store.put("k", b"1"), store.create("k", b"1"), store.swap("k", b"1", "v"), store.get("k"), store.list(""),
-        store.folders("runs/"), store.delete("k"),
+        store.folders("runs/"), store.delete("k"), store.get_part("k", 1, lambda block: None),
     ):  # fmt: skip
         with pytest.raises(StoreError) as caught:
             await call
@@ -67,7 +67,11 @@ class _NoBucket(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def no_bucket() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _NoBucket)
+    yield from _served(_NoBucket)
+
+
+def _served(answers: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -81,6 +85,35 @@ async def test_a_bucket_that_is_not_there_is_told_by_every_call_and_is_not_a_mis
     for error in await _each_small_call(open_store("s3://typo/x", options, timeout_s=5.0)):
         assert not isinstance(error, NotFound | Moved), error
         assert "s3://typo/x: there is no such bucket: create it" in str(error)
+
+
+class _Conflict(BaseHTTPRequestHandler):
+    """Answers as AWS does a conditional write that meets another one: nothing was written, ask again."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b"<Error><Code>ConditionalRequestConflict</Code><Message>A conflicting operation</Message></Error>"
+        self.send_response(409)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@pytest.fixture
+def conflict() -> Iterator[str]:
+    yield from _served(_Conflict)
+
+
+async def test_a_swap_that_meets_another_write_has_lost_a_race(conflict: str) -> None:
+    """409, not 412: who takes it for another error ends what only had to read again."""
+    store = open_store("s3://bucket/x", {"endpoint": conflict, "access_key_id": "a", "secret_access_key": "b"})
+    with pytest.raises(Moved, match="k has changed since it was read"):
+        await store.swap("k", b"1", '"version"\x1f')
 
 
 async def test_an_endpoint_that_nobody_answers_at_is_told_soon() -> None:

@@ -6,17 +6,20 @@ import asyncio
 import locale
 import os
 import sys
+from dataclasses import replace
 
 from vl_tui.config import ConfigError, FleetConfig
 
 
 def main(fleet: FleetConfig, *, theme: str = "vl-dark") -> int:
     """Run the app in this terminal until it is left. Raises ``ConfigError`` where it can't be drawn."""
-    return asyncio.run(show(fleet, theme=theme))
+    if asyncio.run(show(fleet, theme=theme)):
+        print("vl-tui: left; runs and controller go on.", file=sys.stderr)
+    return 0
 
 
-async def show(fleet: FleetConfig, *, theme: str = "vl-dark") -> int:
-    """``main`` for one who has a loop already."""
+async def show(fleet: FleetConfig, *, theme: str = "vl-dark") -> bool:
+    """``main`` for one who has a loop already. Whether runs were live when it was left."""
     term = os.environ.get("TERM", "")
     if not sys.stdout.isatty() or not sys.stdin.isatty():
         raise ConfigError("the app needs a terminal: `vl-tui ls` and `vl-tui logs RUN` print without one.")
@@ -32,4 +35,4 @@ async def show(fleet: FleetConfig, *, theme: str = "vl-dark") -> int:
     from vl_tui.app import theme as themes
 
     look = themes.plain() if sixteen or os.environ.get("NO_COLOR") else themes.load(theme)
-    return await app.show(fleet, look, ascii_only=ascii_only)
+    return await app.show(fleet, replace(look, ascii=ascii_only))

@@ -3,11 +3,13 @@ head, and closing it ends nothing."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import getpass
+import signal
 import socket
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from textual.app import App
@@ -17,8 +19,9 @@ from vl_agent.protocol import ENDED_STATES, Intent, IntentAction
 
 from vl_tui.app.dialogs import candidate_rows
 from vl_tui.app.dialogs.dialog import CandidatesDialog, ConfirmDialog, Dialog, HelpDialog
-from vl_tui.app.facts import Facts, Reader
+from vl_tui.app.facts import Facts
 from vl_tui.app.log import LogStore
+from vl_tui.app.reader import Reader
 from vl_tui.app.screens.base import DrawnScreen
 from vl_tui.app.screens.fleet import FleetScreen
 from vl_tui.app.screens.run import RunScreen
@@ -38,15 +41,14 @@ class VlApp(App[None]):
     """``reader`` may be put in by tests: whatever has the reader's attributes and calls."""
 
     ENABLE_COMMAND_PALETTE = False
-    CSS = "Screen { background: $background; }"
     BINDINGS = [
         Binding("q", "leave", "quit", show=False),
         Binding("ctrl+c", "leave", "quit", show=False, priority=True),
     ]
 
-    def __init__(self, fleet: FleetConfig, look: Look, *, reader: Any = None, ascii_only: bool = False) -> None:
+    def __init__(self, fleet: FleetConfig, look: Look, *, reader: Any = None) -> None:
         super().__init__()
-        self.look, self.ascii = look, ascii_only
+        self.look = look
         self._reader: Reader = reader if reader is not None else Reader(fleet, self._heard)
         self._status = ("", 0.0)
         self._told: dict[str, str] = {}
@@ -86,6 +88,14 @@ class VlApp(App[None]):
 
     def action_leave(self) -> None:
         self.exit()
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Instead of Textual's own traceback, which shows locals: ``show`` raises it once the terminal is restored."""
+        self._return_code = 1
+        if self._exception is None:
+            self._exception = error
+            self._exception_event.set()
+        self._close_messages_no_wait()
 
     def _heard(self) -> None:
         """Called in the reader's thread: at most one call is on its way."""
@@ -133,9 +143,10 @@ class VlApp(App[None]):
             self.say(f"{name} has {run.head.state}: there is nothing to {action}")
             return
         if action == "stop":
+            kept = run.head.checkpoint
             lines = (
                 "It saves once more where it can, then its box is given back.",
-                f"Its checkpoint at step {run.timeline.durable_step or 0:,} stays in the store.",
+                f"Its checkpoint at step {kept.step:,} stays in the store." if kept else "It has no checkpoint yet.",
             )
             confirm = ConfirmDialog(f"Stop {name}", lines, "stop the run")
             self.push_screen(confirm, lambda yes: self._send("stop", name, run.head.epoch, "") if yes else None)
@@ -147,24 +158,38 @@ class VlApp(App[None]):
         )
 
     def _send(self, action: IntentAction, name: str, epoch: int, offer: str) -> None:
-        """Leave the wish. Its id is made from what it asks, so that a key pressed twice acts once; where the last one
-        of that id was refused, the next gets another."""
-        tries = sum(
-            1 for known, words in self._reader.answers.items()
-            if known.startswith(f"{name}-{epoch}-{action}-") and ("refused" in words or "not done" in words)
-        )  # fmt: skip
+        """Leave the wish. Its id is made from what it asks, so that a key pressed twice acts once."""
         intent = Intent(
-            id=f"{name}-{epoch}-{action}-{tries}", run=name, epoch=epoch, action=action, offer=offer,
-            by=f"{getpass.getuser()}@{socket.gethostname()}", at=time.time(),
+            id=f"{name}-{epoch}-{action}", run=name, epoch=epoch, action=action, offer=offer,
+            by=f"{_user()}@{socket.gethostname()}", at=time.time(),
         )  # fmt: skip
         self.say(f"{action} {name}: told")
         self._reader.act(intent)
 
 
-async def show(fleet: FleetConfig, look: Look, *, ascii_only: bool) -> int:
-    """Show the app until it is left."""
-    app = VlApp(fleet, look, ascii_only=ascii_only)
-    await app.run_async(mouse=False)
-    if app.facts.runs and any(one.live for one in app.facts.runs):
-        print("vl-tui: left; runs and controller go on.", file=sys.stderr)
-    return app.return_code or 0
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        return "somebody"
+
+
+async def show(fleet: FleetConfig, look: Look) -> bool:
+    """Show the app until it is left. Whether runs were live then. Raises what ended the app, if anything did."""
+    app = VlApp(fleet, look)
+    with _ended_by_signals(app):
+        await app.run_async(mouse=False)
+    if app._exception is not None:
+        raise app._exception
+    return any(run.live for run in app.facts.runs)
+
+
+@contextlib.contextmanager
+def _ended_by_signals(app: VlApp) -> Iterator[None]:
+    """A terminal is given back as it was, also by an app that is told to end."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, app.exit)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)

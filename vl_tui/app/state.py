@@ -10,24 +10,24 @@ from vl_tui.app.facts import RunFacts
 @dataclass(frozen=True)
 class Word:
     glyph: str
-    ascii: str
     text: str
     role: str
 
 
-TRAINING = Word("►", ">", "training", "train")
-NOTICE = Word("▲", "!", "notice", "notice")
-RESTORING = Word("═", "r", "restoring", "restore")
-PROVISIONING = Word("┄", ".", "starting", "prov")
-WAITING = Word("┄", ".", "waiting", "prov")
-MOVING = Word("⇄", "M", "moving", "migrate")
-SAVING = Word("○", "s", "saving", "durable")
-UNKNOWN = Word("?", "?", "unknown", "notice")
-LOST = Word("✗", "X", "lost", "lost")
-AT_RISK = Word("▲", "!", "at risk", "notice")
-FINISHED = Word("✓", "v", "finished", "durable")
-FAILED = Word("✗", "X", "failed", "lost")
-STOPPED = Word("■", "x", "stopped", "dim")
+TRAINING = Word("►", "training", "train")
+NOTICE = Word("▲", "notice", "notice")
+RESTORING = Word("═", "restoring", "restore")
+PROVISIONING = Word("┄", "starting", "prov")
+READY = Word("┄", "ready", "prov")
+WAITING = Word("┄", "waiting", "prov")
+MOVING = Word("⇄", "moving", "migrate")
+SAVING = Word("○", "saving", "durable")
+UNKNOWN = Word("?", "unknown", "notice")
+LOST = Word("✗", "lost", "lost")
+AT_RISK = Word("▲", "at risk", "notice")
+FINISHED = Word("✓", "finished", "durable")
+FAILED = Word("✗", "failed", "lost")
+STOPPED = Word("■", "stopped", "dim")
 
 
 def word(run: RunFacts) -> Word:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.color import Color as RichColor
 from rich.color import ColorParseError
 from rich.style import Style
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 from vl_tui.config import ConfigError, folders
 from vl_tui.config.document import Document, read_document
@@ -39,6 +39,8 @@ class Look:
     theme: Theme
     styles: Mapping[str, Style]
     """By role; ``bar`` and ``select`` are backgrounds."""
+    ascii: bool = False
+    """Draw with ASCII alone: for fonts and locales that have no more."""
 
     def style(self, role: str, *, bold: bool = False, on: str = "") -> Style:
         found = self.styles.get(role, Style())
@@ -57,7 +59,7 @@ def plain() -> Look:
     no_colour = bool(os.environ.get("NO_COLOR"))
     styles = {role: Style() if no_colour else Style(color=_SIXTEEN.get(role)) for role in ROLES}
     styles["bar"], styles["select"] = Style(), Style(reverse=True)
-    return Look(Theme(name="vl-plain", primary="ansi_blue", dark=True, ansi=True), styles)
+    return Look(BUILTIN_THEMES["ansi-dark"], styles)
 
 
 def _find(name: str) -> Path:

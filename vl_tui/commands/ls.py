@@ -92,7 +92,7 @@ async def _view(store: Store) -> dict[str, Any]:
     """What the controller published; empty where there is none, or none that can be read."""
     try:
         found = json.loads((await store.get(VIEW_KEY)).data)
-    except (NotFound, ValueError):
+    except (NotFound, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

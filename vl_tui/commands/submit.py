@@ -24,7 +24,6 @@ from vl_tui.commands import proof, wait, workdir
 from vl_tui.commands.opened import with_store
 from vl_tui.config import FleetConfig, RunConfig, folders, load_fleet, load_run
 from vl_tui.controller import process
-from vl_tui.failure import Refused
 
 Say = Callable[[str], None]
 
@@ -53,9 +52,9 @@ def _next(name: str, found: Head) -> str:
 
 async def submit(fleet: FleetConfig, config: RunConfig, store: Store, *, secrets: Mapping[str, str], say: Say) -> Head:
     """Bring the run into the store, where the next controller finds it. Submitting the same again changes nothing.
-    Raises ``Refused``, ``StoreError``, ``SshError``, ``ConfigError``."""
+    Raises ``ConfigError``, ``Refused`` (the working folder), ``StoreError``, ``SshError``."""
     if config.deadline is not None and config.deadline.timestamp() <= time.time():
-        raise Refused(f"{config.path}: deadline {config.deadline.isoformat()} has passed already: set a later one.")
+        raise config.wrong("deadline", f"{config.deadline.isoformat()} has passed already: set a later one.")
     await proof.prove_store(fleet, store)
     await proof.prove_boxes(fleet, say)
     digest = await _send_workdir(config, store, say)
@@ -67,10 +66,10 @@ async def submit(fleet: FleetConfig, config: RunConfig, store: Store, *, secrets
 
 
 def secret_values(config: RunConfig, env: Mapping[str, str]) -> dict[str, str]:
-    """Values of the run's secrets. Raises ``Refused`` naming those that ``env`` has not got."""
+    """Values of the run's secrets. Raises ``ConfigError`` naming those that ``env`` has not got."""
     missing = [name for name in config.secrets if name not in env]
     if missing:
-        raise Refused(f"{config.path}, secrets: not set in this shell: {', '.join(missing)}. Export and submit again.")
+        raise config.wrong("secrets", f"{', '.join(missing)} not set in this shell: export and submit again.")
     return {name: env[name] for name in config.secrets}
 
 
@@ -95,6 +94,7 @@ def spec_of(fleet: FleetConfig, config: RunConfig, digest: str, now: float) -> R
             path=config.checkpoints.path,
             every_s=config.checkpoints.every,
             keep=fleet.defaults.keep if keep is None else keep,
+            keep_every=config.checkpoints.keep_every,
         ),
         setup=config.setup,
         workdir=digest,

@@ -26,11 +26,11 @@ def check(document: Document, model: type[M]) -> M:
     try:
         return model.model_validate(document.content)
     except ValidationError as error:
-        # On one line an unknown key comes first: "hots" explains why "hosts" is missing.
-        every = sorted(error.errors(include_url=False), key=lambda details: details["type"] != "extra_forbidden")
-        found = [_finding(document, model, details) for details in every]
-    found.sort(key=lambda item: _line_of(document, item[0]))
-    where, words = found[0]
+        # What is missing stands on no line of its own, and an unknown key explains it: "hots" why "hosts" is.
+        every = error.errors(include_url=False)
+        found = [(details["type"] == "missing", *_finding(document, model, details)) for details in every]
+    found.sort(key=lambda item: (item[0], _line_of(document, item[1])))
+    _, where, words = found[0]
     more = len(found) - 1
     if more:
         words += f" ({more} more problem{'s' if more > 1 else ''} after this one.)"

@@ -26,7 +26,7 @@ class SshProvider(Strict):
 
     kind: Literal["ssh"]
     hosts: Annotated[tuple[str, ...], Field(strict=False, examples=["[gpu1, gpu2]"])]
-    usd_hour: float = Field(0.0, ge=0)
+    usd_hour: float = Field(0.0, ge=0, le=1e6)
     name: ProviderName = "ssh"
 
     @field_validator("hosts")
@@ -74,6 +74,26 @@ class Defaults(Strict):
         return self
 
 
+class BoxCredentials(Strict):
+    """What boxes reach the store with. Seconds."""
+
+    source: Literal["auto", "own", "keys"] = "auto"
+    """auto: credentials for the run's prefix alone, where the store issues them; own: the box's own role; keys: the
+    fleet's own, unscoped."""
+    role: str | None = Field(
+        default=None, min_length=20, max_length=2048, examples=["arn:aws:iam::123456789012:role/vl-box"]
+    )
+    """Assumed through STS with a policy for the run's prefix alone."""
+    lasts: Annotated[Seconds, Field(ge=900, le=43200)] = 3600.0
+    """Renewed before they end."""
+
+    @model_validator(mode="after")
+    def _role_for_auto(self) -> BoxCredentials:
+        if self.role and self.source != "auto":
+            raise ValueError(f"`role` goes with `source: auto`, not with {self.source!r}: remove one of them.")
+        return self
+
+
 class FleetConfig(Strict):
     """A validated ``fleet.yaml``, and this machine's folders for that fleet."""
 
@@ -85,6 +105,7 @@ class FleetConfig(Strict):
         examples=["[{kind: ssh, hosts: [gpu1]}]"]
     )
     defaults: Defaults = Defaults()
+    box_credentials: BoxCredentials = BoxCredentials()
     state: str | None = Field(None, examples=["/home/me/vl-state"])
     """Folder of this fleet's keys and secrets on this machine; None: the XDG state folder."""
     _path: Path = PrivateAttr(Path("fleet.yaml"))

@@ -12,7 +12,7 @@ from vl_agent.protocol import Market
 
 from vl_tui.config import quantities
 from vl_tui.config.check import Strict, check
-from vl_tui.config.document import read_document
+from vl_tui.config.document import ConfigError, Document, read_document
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -44,6 +44,8 @@ class Checkpoints(Strict):
     every: Annotated[Seconds, Field(ge=1)] | None = None
     keep: int | None = Field(None, ge=1, le=1000)
     """None: the fleet's default."""
+    keep_every: int | None = Field(None, ge=1)
+    """Also kept: the first durable checkpoint of each so many steps."""
 
     @field_validator("path")
     @classmethod
@@ -72,12 +74,13 @@ class RunConfig(Strict):
     workdir: str = "."
     resources: Resources = Resources()
     deadline: Annotated[datetime, BeforeValidator(quantities.moment)] | None = None
-    budget: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, ge=1)
+    budget: float | None = Field(None, gt=0, le=1e9)
+    steps: int | None = Field(None, ge=1, lt=10**12)
     """How many steps the run has in all, where the person says so."""
     env: dict[Variable, EnvValue] = {}
     secrets: Annotated[tuple[Variable, ...], Field(strict=False)] = ()
     _path: Path = PrivateAttr(Path("run.yaml"))
+    _document: Document | None = PrivateAttr(None)
 
     @property
     def path(self) -> Path:
@@ -88,6 +91,12 @@ class RunConfig(Strict):
     def workdir_path(self) -> Path:
         """The working folder on this machine: relative to the file's own folder."""
         return (self._path.parent / self.workdir).resolve()
+
+    def wrong(self, key: str, words: str) -> ConfigError:
+        """A complaint about the value of ``key`` that only whoever uses it can have."""
+        if self._document is None:
+            return ConfigError(f"{self._path}, {key}: {words}")
+        return self._document.error((key,), words)
 
     @field_validator("run")
     @classmethod
@@ -115,7 +124,7 @@ def load_run(path: Path) -> RunConfig:
     """Read a ``run.yaml``. Raises ``ConfigError``, also when its working folder isn't there."""
     document = read_document(path)
     config = check(document, RunConfig)
-    config._path = path
+    config._path, config._document = path, document
     if not config.workdir_path.is_dir():
-        raise document.error(("workdir",), f"{config.workdir_path} is not a folder (paths start at the file's own).")
+        raise config.wrong("workdir", f"{config.workdir_path} is not a folder (paths start at the file's own).")
     return config

@@ -39,7 +39,7 @@ class Start:
     """Give the launch the next epoch. From here the attempt before is fenced."""
 
     launch: int
-    why: LaunchWhy | Literal["restart", "rollback"]
+    why: LaunchWhy | Literal["restart"]
 
 
 @dataclass(frozen=True)

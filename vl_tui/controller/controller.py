@@ -74,17 +74,27 @@ class Controller:
             if name not in self.keepers and name not in self._closed:
                 await self._adopt(name)
         for intent in await intents.pending(store):
+            if intent.action == "rollback":
+                await self._bring_back(intent.run)
             keeper = self.keepers.get(intent.run)
             if keeper is not None:
                 keeper.intend(intent)
             elif intent.run not in self._unreadable:
                 await self._nobody(intent)
 
-    async def _adopt(self, name: str) -> None:
-        """A keeper for the run, unless it has ended and left nothing, or is another fleet's."""
-        store = self.ports.store
+    async def _bring_back(self, name: str) -> None:
+        """A run that has ended and left nothing gets a keeper again: a person wants to go back in it."""
+        keeper = self.keepers.get(name)
+        if keeper is not None and keeper.finished:
+            del self.keepers[name]
+        if name in self._closed or keeper is not self.keepers.get(name):
+            await self._adopt(name, ended_too=True)
+
+    async def _adopt(self, name: str, *, ended_too: bool = False) -> None:
+        """A keeper for the run, unless it is another fleet's, or has ended and left nothing. One that can't be read is
+        said once and looked at again: it holds up no other."""
         try:
-            spec, head = await runs.spec(store, name), await runs.head(store, name)
+            keeper = await self._keeper(name, ended_too=ended_too)
         except NotFound:
             return  # being submitted: the head comes last
         except ProtocolError as error:
@@ -92,27 +102,29 @@ class Controller:
                 self._unreadable.add(name)
                 self.alert(f"{name}: {error}")
             return
-        if spec.fleet != self.ports.fleet:
+        self._unreadable.discard(name)
+        if keeper is None:
             self._closed.add(name)
             return
+        self._closed.discard(name)
+        self.keepers[name] = keeper
+        self.ports.say(f"{name}: kept from epoch {keeper.state.head.epoch}, {keeper.state.head.state}")
+        for ask_now in self._ask_now.values():
+            ask_now.set()
+
+    async def _keeper(self, name: str, *, ended_too: bool) -> Keeper | None:
+        """None: there is nothing to keep."""
+        store = self.ports.store
+        spec, head = await runs.spec(store, name), await runs.head(store, name)
+        if spec.fleet != self.ports.fleet:
+            return None
         state = RunState(
             self.ports, self.lease, self.market, spec, head,
             changed=lambda: keeper.wake(), ask_now=self.ask_soon,
         )  # fmt: skip
         keeper = Keeper(state, self.facts)
-        self.keepers[name] = keeper
-        try:
-            await state.load(stamp=head.state not in ENDED_STATES)
-        except (StoreError, ProtocolError):
-            del self.keepers[name]
-            raise
-        if state.done:
-            del self.keepers[name]
-            self._closed.add(name)
-            return
-        self.ports.say(f"{name}: kept from epoch {state.head.epoch}, {state.head.state}")
-        for ask_now in self._ask_now.values():
-            ask_now.set()
+        await state.load(stamp=head.state not in ENDED_STATES)
+        return None if state.done and not ended_too else keeper
 
     async def _nobody(self, intent: Intent) -> None:
         """Answer an intent for a run that nobody keeps."""
@@ -165,7 +177,7 @@ class Controller:
     def idle(self) -> bool:
         """Whether nothing has been left to keep for so long that this process may end."""
         now = self.ports.clock.mono()
-        if any(not keeper.finished for keeper in self.keepers.values()):
+        if self._unreadable or any(not keeper.finished for keeper in self.keepers.values()):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
@@ -207,12 +219,12 @@ class Controller:
 
     async def _look_on(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Look for runs until nothing is left; each gets a task that keeps it. Returns those tasks."""
-        keeping: dict[str, asyncio.Task[None]] = {}
+        keeping: dict[Keeper, asyncio.Task[None]] = {}
         while self._newer is None and not self.idle():
             await self._guarded(self.look)
             for name, keeper in self.keepers.items():
-                if name not in keeping:
-                    keeping[name] = group.create_task(self._keep(keeper), name=f"run {name}")
+                if keeper not in keeping:
+                    keeping[keeper] = group.create_task(self._keep(keeper), name=f"run {name}")
             await _wait(self._wake, LOOK_S)
         return list(keeping.values())
 

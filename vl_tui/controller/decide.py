@@ -19,13 +19,14 @@ from vl_tui.controller.actions import (
     End,
     EndLaunch,
     Relink,
+    Rollback,
     SendStart,
     SendStop,
     Start,
     Terminate,
     Wait,
 )
-from vl_tui.controller.place import avoided, launch_at, rejected, secrets_missing, want
+from vl_tui.controller.place import at, avoided, launch_at, rejected, secrets_missing, want
 from vl_tui.domain.run import Facts, LaunchView, RunView
 from vl_tui.policy.candidates import best, candidates
 
@@ -76,6 +77,8 @@ def _wind_down(run: RunView) -> list[Action]:
         reason = reasons.get(head.state, stopped) if holds else "superseded"
         actions.append(EndLaunch(launch.number, reason, head.detail or head.state))
     for intent in run.intents:
+        if intent.action == "rollback" and intent.epoch == head.epoch:
+            return [Rollback(intent)]  # the run goes on from there
         wished = intent.action == "stop" and head.state == "stopped"
         actions.append(Answer(intent, "done" if wished else "ignored", f"the run has ended: {head.state}"))
     if not actions and not run.closed:
@@ -244,7 +247,7 @@ def _spare_trouble(spare: LaunchView) -> tuple[LaunchEndReason, str] | None:
 
 
 def _on_its_way(spare: LaunchView) -> str:
-    where = f"launch {spare.number} at {spare.record.offer}"
+    where = f"box {spare.number} at {at(spare.record)}"
     if spare.beat is not None:
         return f"{where}: {spare.beat.detail or spare.beat.phase}"
     return f"{where}: {'boots' if spare.boxes else 'asked for'}"
@@ -280,11 +283,16 @@ def _launch_next(run: RunView, facts: Facts, now: float) -> list[Action]:
 def _why(run: RunView) -> LaunchWhy:
     if run.escalated and run.holder is not None and not run.holder.verdict.lost and not run.holder.noticed:
         return "escalate"
+    if run.rolled_back:
+        return "rollback"
     return "failover" if run.head.epoch else "submit"
 
 
 def _given_up(run: RunView) -> str:
-    """Failing in the same way on box after box: words for the head; empty: it is tried again."""
+    """Failing in the same way on box after box: words for the head; empty: it is tried again. What failed before a
+    person rolled back counts no more."""
+    if run.rolled_back:
+        return ""
     strikes: list[str] = []
     for launch in reversed(run.launches):
         if launch.end is None or launch.end.reason in ("no_capacity", "launch_failed", "superseded"):
@@ -292,6 +300,8 @@ def _given_up(run: RunView) -> str:
         if launch.end.reason not in ("failed", "prepare_failed"):
             break
         strikes.append(launch.end.detail)
+        if launch.record.why == "rollback":
+            break
     kept = run.head.checkpoint
     progressed = kept is not None and kept.epoch > run.head.epoch - STRIKES
     if len(strikes) < STRIKES or progressed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from vl_agent.protocol import Intent
 from vl_agent.store import StoreError
@@ -71,7 +72,8 @@ class Keeper:
         try:
             await self._tell_verdict()
             run.waiting = ""
-            for action in decide(run.view(), self._facts(run.spec.gpu), run.ports.clock.wall()):
+            facts = replace(self._facts(run.spec.gpu), store_reached=run.reached)
+            for action in decide(run.view(), facts, run.ports.clock.wall()):
                 if isinstance(action, Wait):
                     self._waits(action)
                 elif self._ready(action):
@@ -160,6 +162,11 @@ class Keeper:
         async def owned() -> None:
             try:
                 await link.run()
+                return
+            except Exception as error:  # noqa: BLE001 - what nobody foresaw, perhaps at a box's word: opened again
+                ear.link("down", f"a fault in the link itself: {type(error).__name__}: {error}")
+                await run.ports.clock.sleep(run.ports.dice.uniform(2, 5))
+                tracked.tasks.pop("link", None)
             finally:
                 ear.closed = True
 

@@ -58,23 +58,32 @@ async def acquire(
     store: Store, *, owner: str, host: str, clock: Clock, term_s: float = TERM_S, say: Callable[[str], None]
 ) -> Held:
     """Wait until the fleet's lease is ours. ``host`` names the machine's boot and the lock that the caller holds:
-    an equal one in the store is a holder that the lock proves dead."""
+    an equal one in the store is a holder that the lock proves dead. A store that does not answer is asked again; what
+    else it says is raised."""
     watched, since = "", clock.mono()
     while True:
         try:
-            stored = await store.get(LEASE_KEY)
-        except NotFound:
-            found, version = None, ""
-        else:
-            found, version = decode(Lease, stored.data), stored.version
-        if found is None or found.host == host or (version == watched and clock.mono() - since >= found.term_s):
-            held = await _take(store, found, version, owner, host, term_s)
-            if held is not None:
-                return held
-        elif version != watched:
-            say(f"the fleet is kept by {found.owner}: watching its lease for {found.term_s:.0f} s")
-            watched, since = version, clock.mono()
+            found, version = await _read(store)
+            if found is None or found.host == host or (version == watched and clock.mono() - since >= found.term_s):
+                held = await _take(store, found, version, owner, host, term_s)
+                if held is not None:
+                    return held
+            elif version != watched:
+                say(f"the fleet is kept by {found.owner}: watching its lease for {found.term_s:.0f} s")
+                watched, since = version, clock.mono()
+        except Unanswered as error:  # the holder could not be seen to renew: its term begins anew
+            say(str(error))
+            watched = ""
         await clock.sleep(min(1.0, term_s / 10))
+
+
+async def _read(store: Store) -> tuple[Lease | None, str]:
+    """The lease as it stands and its version; None: nobody has ever had it."""
+    try:
+        stored = await store.get(LEASE_KEY)
+    except NotFound:
+        return None, ""
+    return decode(Lease, stored.data), stored.version
 
 
 async def _take(store: Store, found: Lease | None, version: str, owner: str, host: str, term_s: float) -> Held | None:
@@ -87,8 +96,7 @@ async def _take(store: Store, found: Lease | None, version: str, owner: str, hos
         else:
             version = await store.swap(LEASE_KEY, encode(lease), version)
     except (Exists, Moved, Unanswered):
-        stored = await store.get(LEASE_KEY)
-        if decode(Lease, stored.data) != lease:
+        there, version = await _read(store)
+        if there != lease:
             return None
-        version = stored.version
     return Held(store, lease, version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vl_agent.protocol import LaunchWhy, Market
+from vl_agent.protocol import LaunchRecord, LaunchWhy, Market
 
 from vl_tui.controller.actions import Launch
 from vl_tui.domain.money import spent_usd
@@ -49,6 +49,11 @@ def launch_at(chosen: Candidate, found: list[Candidate], why: LaunchWhy, intent:
 def rejected(found: list[Candidate], chosen: Candidate | None = None) -> tuple[Mapping[str, str], ...]:
     """The offers not taken and why: for the journal, so not all of a long list."""
     return tuple({"offer": other.offer.key, "why": other.why} for other in found if other is not chosen)[:20]
+
+
+def at(record: LaunchRecord) -> str:
+    """Where a box is, for a person: ``nimbus east, on-demand``."""
+    return f"{record.provider} {record.place}, {record.market.replace('_', '-')}"
 
 
 def secrets_missing(run: RunView) -> str:

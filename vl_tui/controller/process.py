@@ -179,12 +179,16 @@ def _patient_lock(fleet: FleetConfig) -> Iterator[bool]:
 
 
 def lock_name(fleet: FleetConfig) -> str:
-    """This boot of this host, and the lock on it: a lease that names both is one whose holder the lock speaks for."""
+    """This boot of this host, and the lock on it: a lease that names both is one whose holder the lock speaks for. The
+    file itself, not its path alone: containers on one host, and a runtime folder made anew at the next login, have
+    another file of that name, whose lock says nothing of who holds the first."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot = socket.gethostname()
-    return f"{boot}:{_file(fleet, 'lock')}"
+    path = _file(fleet, "lock")
+    found = path.stat()
+    return f"{boot}:{path}:{found.st_dev}:{found.st_ino}"
 
 
 def _file(fleet: FleetConfig, kind: str) -> Path:

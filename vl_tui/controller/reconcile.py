@@ -42,6 +42,7 @@ from vl_tui.controller.runstate import RunState
 from vl_tui.controller.tracked import Tracked
 from vl_tui.domain.box import Box, Offer
 from vl_tui.domain.money import spent_usd
+from vl_tui.policy.hazard import losses_per_hour
 from vl_tui.providers import base
 from vl_tui.store import intents
 
@@ -97,7 +98,7 @@ async def _launch(run: RunState, action: Launch) -> None:
     record = LaunchRecord(
         number, offer.provider, offer.key, offer.place, offer.market, offer.gpu, offer.usd_hour,
         box_name(run.ports.fleet, run.spec.name, number), run.lease.generation, run.ports.clock.wall(),
-        action.why, action.intent,
+        action.why, action.intent, round(_losses_per_hour(run, offer), 5),
     )  # fmt: skip
     fresh = await _create(run.ports.store, launch_key(run.spec.name, number), encode(record))
     if not fresh:  # another controller of this fleet wrote it meanwhile: follow its launch, not ours
@@ -106,6 +107,11 @@ async def _launch(run: RunState, action: Launch) -> None:
     run.track(record, None, fresh=fresh)
     run.decision, run.rejected = f"{action.why}: {offer.key}, {action.words}", _plain(action)
     run.tell_launched(record, action.words, _plain(action))
+
+
+def _losses_per_hour(run: RunState, offer: Offer) -> float:
+    met = ((tracked.record, tracked.end) for tracked in run.launches.values())
+    return losses_per_hour(offer, met, run.ports.clock.wall())
 
 
 def _plain(action: Launch) -> tuple[dict[str, str], ...]:
@@ -166,6 +172,10 @@ async def _end_launch(run: RunState, action: EndLaunch) -> None:
     key = launch_end_key(run.spec.name, action.launch)
     if not await _create(run.ports.store, key, encode(end)):
         end = decode(LaunchEnd, (await run.ports.store.get(key)).data)
+    await _given_up(run, tracked, end)
+
+
+async def _given_up(run: RunState, tracked: Tracked, end: LaunchEnd) -> None:
     tracked.end, tracked.ended_at = end, run.now
     await drop_link(tracked)  # the next one only looks on: it starts no agent on a box that was given up
     run.pause_after_failure()
@@ -219,10 +229,20 @@ async def _start(run: RunState, action: Start) -> None:
             expect_epoch=run.head.epoch,
         )  # fmt: skip
     except heads.Refused as error:
+        await _look_for_end(run, tracked)
         raise NotNow(f"{run.spec.name}: {error}") from error
     tracked.relinked_at = tracked.prepared_at = None
     tracked.follow(run.head, run.now)
     run.tell_attempt(tracked.record, action.why)
+
+
+async def _look_for_end(run: RunState, tracked: Tracked) -> None:
+    """A request of the controller before that was late may have given the launch up: nobody waits for it then."""
+    try:
+        stored = await run.ports.store.get(launch_end_key(run.spec.name, tracked.record.number))
+    except NotFound:
+        return
+    await _given_up(run, tracked, decode(LaunchEnd, stored.data))
 
 
 async def _end(run: RunState, action: End) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vl_agent import head as heads
-from vl_agent.protocol import Head, Intent, LaunchEnd, LaunchRecord, ProtocolError, RunSpec
+from vl_agent.protocol import ENDED_STATES, Head, Intent, LaunchEnd, LaunchRecord, ProtocolError, RunSpec
 from vl_agent.store import StoreError
 
 from vl_tui.controller import wishes
@@ -98,8 +98,12 @@ class RunState:
                 self.tell_launched(tracked.record, "", ())
             if tracked.end is not None and not journal.has("launch_ended", launch=number):
                 self.tell_ended(tracked.end)
-        if head.launch in self.launches and not journal.has("attempt", epoch=head.epoch):
-            self.tell_attempt(self.launches[head.launch].record)
+        self._tell_untold_attempt()
+
+    def _tell_untold_attempt(self) -> None:
+        """A start that was done, though nobody came to say so: its answer was lost, or its controller was killed."""
+        if self.head.launch in self.launches and not self.journal.has("attempt", epoch=self.head.epoch):
+            self.tell_attempt(self.launches[self.head.launch].record)
 
     def _recall_decision(self) -> None:
         for event in self.journal.told:
@@ -125,9 +129,13 @@ class RunState:
     # -- looking --
 
     async def observe(self) -> None:
-        """Read the head and the holder's beat. Out of reach, every silence so far is void: it may have been ours."""
+        """Read the head and the holder's beat. Out of reach, every silence so far is void: it may have been ours.
+        Raises ``NewerController``: who slept, and wakes, decides nothing by what it knew before."""
         try:
             self.head, _ = await heads.read(self.ports.store, self.spec.name)
+            if self.head.generation > self.lease.generation:
+                raise heads.NewerController(self.head.generation)
+            self._tell_untold_attempt()
             if self.head.state == "running":
                 await self._read_beat()
             self.reached = True
@@ -182,7 +190,7 @@ class RunState:
             missing_secrets=self.ports.missing_secrets(self.spec),
             no_launch_for_s=max(0.0, self.pause_until - now),
             stop_wanted_s=None if self.stop_seen_at is None else now - self.stop_seen_at,
-            closed=self.journal.has("run_ended"),
+            closed=self.journal.has("run_ended", epoch=self.head.epoch),
         )
         if self.stop_seen_at is None and wishes.must_stop(view, wall):
             self.stop_seen_at = now
@@ -204,5 +212,5 @@ class RunState:
     @property
     def done(self) -> bool:
         """Ended, told so, and every box known to be gone: nothing is left to keep."""
-        ended = self.head.state in ("finished", "failed", "stopped") and self.journal.has("run_ended")
+        ended = self.head.state in ENDED_STATES and self.journal.has("run_ended", epoch=self.head.epoch)
         return ended and all(tracked.terminated for tracked in self.launches.values())

@@ -20,6 +20,7 @@ from vl_tui.controller import lease, private, process
 from vl_tui.controller.boxes import Boxes
 from vl_tui.controller.clock import SystemClock
 from vl_tui.controller.controller import Controller
+from vl_tui.controller.credentials import Credentials
 from vl_tui.controller.ports import Ports
 from vl_tui.providers import registry
 from vl_tui.providers.base import Provider
@@ -69,8 +70,9 @@ async def anything_left(fleet: FleetConfig) -> bool:
             return True
         for name in await runs.names(store):
             with contextlib.suppress(NotFound, ProtocolError):
-                if (await runs.head(store, name)).state not in ENDED_STATES:
-                    return (await runs.spec(store, name)).fleet == fleet.fleet
+                goes_on = (await runs.head(store, name)).state not in ENDED_STATES
+                if goes_on and (await runs.spec(store, name)).fleet == fleet.fleet:
+                    return True
         return False
     finally:
         await store.close()
@@ -78,17 +80,17 @@ async def anything_left(fleet: FleetConfig) -> bool:
 
 def _ports(fleet: FleetConfig, store: Store, options: dict[str, str], providers: dict[str, Provider]) -> Ports:
     key, public = private.fleet_key(fleet.state_dir)
-    secrets = private.Secrets(fleet.state_dir)
+    secrets, say = private.Secrets(fleet.state_dir), Said()
     return Ports(
         fleet=fleet.fleet,
         store=store,
         providers=providers,
-        connect=Boxes(fleet, options, secrets).connect,
+        connect=Boxes(fleet, Credentials(fleet, options, say), secrets).connect,
         clock=SystemClock(),
         public_key=public,
         key_path=str(key),
         missing_secrets=secrets.missing,
-        say=Said(),
+        say=say,
         poll_s=fleet.defaults.poll,
         beat_s=fleet.defaults.beat,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vl_agent.protocol import Head, Intent, LaunchEndReason, LaunchWhy, Market
 
 from vl_tui.controller.actions import Action, Answer, End, EndLaunch, Launch, Pin, Rollback, SendStop, Wait
-from vl_tui.controller.place import avoided, launch_at, secrets_missing, want
+from vl_tui.controller.place import at, avoided, launch_at, secrets_missing, want
 from vl_tui.domain.money import burning_usd_hour, spent_usd
 from vl_tui.domain.run import Facts, RunView
 from vl_tui.policy import budget
@@ -26,7 +26,7 @@ def answer(run: RunView, facts: Facts, now: float) -> list[Action]:
             return [Answer(intent, "done", f"rolled back to step {intent.step}")]
         launched = next((launch for launch in run.launches if launch.record.intent == intent.id), None)
         if launched is not None:
-            return [Answer(intent, "done", f"launch {launched.number} at {launched.record.offer}")]
+            return [Answer(intent, "done", f"box {launched.number} at {at(launched.record)}")]
         if intent.epoch != run.head.epoch:
             words = f"meant for attempt {intent.epoch}; the run is at attempt {run.head.epoch}"
             return [Answer(intent, "ignored", words)]

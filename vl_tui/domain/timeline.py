@@ -66,6 +66,11 @@ class Attempt:
         return self.ended_at is None
 
     @property
+    def began_at(self) -> float | None:
+        """When its box was asked for; where nobody told that, when it claimed its epoch."""
+        return self.asked_at if self.asked_at is not None else self.claimed_at
+
+    @property
     def steps(self) -> int:
         return max(0, (self.last_step or self.resumed_step) - self.resumed_step)
 
@@ -89,7 +94,7 @@ class Attempt:
 
     def seconds(self, now: float) -> float:
         """From asking for the box to its end, or to now."""
-        start = self.asked_at if self.asked_at is not None else self.claimed_at
+        start = self.began_at
         return max(0.0, (now if self.ended_at is None else self.ended_at) - start) if start is not None else 0.0
 
 
@@ -122,14 +127,15 @@ class Timeline:
 
     @property
     def start(self) -> float | None:
-        times = [a.asked_at or a.claimed_at for a in (*self.attempts, *self.provisioning)]
-        return min((t for t in times if t is not None), default=None)
+        times = [attempt.began_at for attempt in (*self.attempts, *self.provisioning)]
+        return min((at for at in times if at is not None), default=None)
 
 
 WORTH_A_LINE = (
     "submitted", "launched", "attempt", "restored", "started", "durable", "notice", "verdict", "commit_refused",
     "fenced", "launch_ended", "bad_checkpoint", "at_risk", "not_at_risk", "exited", "intent", "waiting", "verified",
-    "run_ended", "controller", "warning", "moved_aside", "migrated", "escalated",
+    "run_ended", "controller", "warning", "moved_aside", "migrated", "escalated", "credentials", "cadence",
+    "cadence_advice",
 )  # fmt: skip
 _RECENT = 200
 

@@ -14,12 +14,10 @@ from vl_tui.domain.box import Offer
 from vl_tui.domain.run import Exclusion, Progress, place_key
 from vl_tui.policy import budget
 from vl_tui.policy.exclusion import AVOIDED, retry_in_s
+from vl_tui.policy.hazard import ASSUMED
 
 PREPARE_S = 20.0
 """Bootstrap, working folder and prefetch, on top of a box's boot."""
-
-SPOT_HAZARD = 0.05
-"""Reclaims an hour assumed for spot capacity whose provider tells none."""
 
 ALLOWED: Mapping[Market, tuple[Market, ...]] = {
     "spot": ("spot", "owned"),
@@ -98,7 +96,7 @@ def best(found: list[Candidate]) -> Candidate | None:
 def estimate(want: Want, offer: Offer) -> Candidate:
     """Time and cost to finish at ``offer``. A reclaim costs a new start and half a save interval of work; so many are
     expected as its hazard says for the time that it takes."""
-    hazard = offer.reclaims_per_hour or (SPOT_HAZARD if offer.market == "spot" else 0.0)
+    hazard = offer.reclaims_per_hour or (ASSUMED["spot"] if offer.market == "spot" else 0.0)
     ready = PREPARE_S + (0.0 if offer.key == want.here else offer.boot_s)
     stretch = 1 + hazard / 3600 * (PREPARE_S + offer.boot_s + want.progress.save_every_s / 2)
     remaining = want.progress.remaining_s

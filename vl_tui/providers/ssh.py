@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import shlex
 import time
@@ -155,7 +156,7 @@ class SshProvider:
         if owner and owner["name"] == name:
             return self._as_box(host, name, "running", "", owner)
         if name in past:
-            return self._as_box(host, name, "gone", past[name]["cause"], past[name])
+            return self._as_box(host, name, "gone", past[name].get("cause", ""), past[name])
         return None
 
     def _as_box(self, host: _Host, name: str, state: BoxState, cause: str, owner: Mapping[str, Any]) -> Box:
@@ -218,8 +219,7 @@ class _Host:
     def _answer(self, status: int, out: bytes, err: bytes, nonce: str) -> dict[str, Any]:
         for line in out.decode(errors="replace").splitlines():
             if line.startswith(nonce):
-                found: dict[str, Any] = json.loads(line.removeprefix(nonce))
-                return found
+                return parse_answer(self.name, line.removeprefix(nonce))
         said = err.decode(errors="replace").strip().splitlines()
         words = "there is no python3" if status == 127 else (said[-1] if said else f"exit status {status}")
         raise Unreachable(f"{self.name}: it can't be used: {words[:300]}")
@@ -228,6 +228,24 @@ class _Host:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
+
+
+def parse_answer(host: str, said: str) -> dict[str, Any]:
+    """What ``onbox`` answered there, every type checked: a box may say anything. Raises ``Unreachable``."""
+    try:
+        found = json.loads(said)
+        owners = [found["owner"], *found["past"].values()]
+        for owner in owners[0 if owners[0] else 1 :]:
+            texts = (owner["name"], owner.get("cause", ""), *owner["tags"], *owner["tags"].values())
+            if not all(isinstance(text, str) for text in texts) or not math.isfinite(owner.get("at", 0.0)):
+                raise TypeError
+        for name, kind in (("gpus", str), ("gpu_pids", str), ("left", int)):
+            listed = found.get(name, [])
+            if not isinstance(listed, list) or not all(isinstance(one, kind) for one in listed):
+                raise TypeError
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        raise Unreachable(f"{host}: it can't be used: its answer can't be read: {said[:100]!r}") from None
+    return dict(found)
 
 
 def _taken(host: str, answer: Mapping[str, Any]) -> str:

@@ -289,6 +289,7 @@ class _Proxy:
     def __init__(self, process: asyncio.subprocess.Process, sock: socket.socket, stderr: int) -> None:
         self.sock, self._process, self._stderr = sock, process, stderr
         self._said = b""
+        self._ended = False
         self._quiet = asyncio.Event()
         os.set_blocking(stderr, False)
         asyncio.get_running_loop().add_reader(stderr, self._hear)
@@ -338,9 +339,10 @@ class _Proxy:
         return "".join(char for char in text if char.isprintable())[-300:]
 
     def end(self) -> None:
-        """All of it: a shell's pipeline is more than the shell."""
+        """All of it: a shell's pipeline is more than the shell, and what stands beside it may outlive both."""
         self._deaf()
-        if self._process.returncode is None:
+        if not self._ended:
+            self._ended = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signals.SIGKILL)
 

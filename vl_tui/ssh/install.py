@@ -158,8 +158,8 @@ def _parse(name: str, out: bytes) -> dict[str, Any]:
     for line in reversed(out.splitlines()):
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict) and "python" in found:
+        if isinstance(found, dict) and isinstance(found.get("have"), list) and "boot_id" in found:
             return found
     raise InstallError(f"{name}: its answer to the first question can't be read.")

@@ -11,7 +11,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -60,7 +60,8 @@ class Sink(Protocol):
 class BoxLink:
     """``run`` keeps the channel up until it is cancelled, or the box must not be talked to again (``refused``).
 
-    ``config``: starts the box's supervisor where none lives; None: only looks on. ``streams``: which of journal and log
+    ``config``: asked for each time that the box's supervisor is to be started where none lives (what it holds may have
+    been renewed); None: only looks on. ``streams``: which of journal and log
     to receive. ``have``: bytes of each stream of ``epoch`` that the listener holds already.
     """
 
@@ -74,7 +75,7 @@ class BoxLink:
         pins: Pins,
         cache: Path,
         sink: Sink,
-        config: AgentConfig | None = None,
+        config: Callable[[], Awaitable[AgentConfig]] | None = None,
         host_keys: Sequence[str] = (),
         streams: Sequence[str] = ("journal",),
         epoch: int = 0,
@@ -140,7 +141,7 @@ class BoxLink:
             self._tell("installing", "")
             install = await install_agent(conn, cache=self._cache)
             if self._config is not None:
-                await self._supervise(conn, install, self._config)
+                await self._supervise(conn, install, await self._config())
             await self._attach(conn, install)
         finally:
             self._channel, self._attached = None, False
@@ -235,7 +236,7 @@ class BoxLink:
         if answer is not None and not answer.done():
             try:
                 body = json.loads(frame.payload)
-            except ValueError:
+            except (ValueError, RecursionError):
                 body = None
             if isinstance(body, dict):
                 answer.set_result(body)

@@ -10,7 +10,6 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from vl_agent import head as heads
@@ -48,13 +47,15 @@ class Pipeline:
 
     def __init__(
         self, store: Store, run: str, head: Head, watch: Watch, reach: Reach, *, keep: int, tell: Tell,
-        distrusted: Collection[str] = (), wall: Callable[[], float] = time.time,
+        keep_every: int | None = None, swept: Callable[[], bool], distrusted: Collection[str] = (),
+        wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """``distrusted``: manifests whose blobs were found missing or corrupt; nothing of theirs is named again."""
-        self._store, self._run, self._head, self._watch = store, run, head, watch
+        """``swept``: whether this epoch's sweep is over; until then no blob that is there already is named.
+        ``distrusted``: manifests whose blobs were found missing or corrupt; nothing of theirs is named again."""
+        self._store, self._run, self._watch = store, run, watch
         self._epoch, self._holder = head.epoch, head.holder
-        self._reach, self._keep, self._tell, self._wall = reach, keep, tell, wall
-        self._distrusted = distrusted
+        self._reach, self._keep, self._keep_every, self._tell, self._wall = reach, keep, keep_every, tell, wall
+        self._distrusted, self._swept = distrusted, swept
         self._hold = files.hidden_folder(watch.folder) / "hold"
         shutil.rmtree(self._hold, ignore_errors=True)  # a killed agent's
         self.uploads = Uploads(store)
@@ -84,10 +85,13 @@ class Pipeline:
     async def run(self) -> None:
         """Watch and make durable, until cancelled or, after ``close``, until nothing is left. Raises ``Fenced``."""
         looking = asyncio.create_task(self._keep_looking())
+        looking.add_done_callback(lambda task: None if task.cancelled() else self._arrived.set())
         try:
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
+                if looking.done():  # by an error: who does not look any more must not seem to
+                    looking.result()
                 if self._waiting is not None:
                     await self._next(self._waiting)
                 elif self._closing:
@@ -107,6 +111,8 @@ class Pipeline:
     async def look(self, *, patient: bool = True) -> None:
         for found in await asyncio.to_thread(self._watch.look, patient=patient):
             self._take(found)
+        for words in self._watch.complaints():
+            self._tell("warning", text=words)
 
     async def _keep_looking(self) -> None:
         while True:
@@ -150,6 +156,7 @@ class Pipeline:
             self._tell("save_skipped", step=saved.step, why=str(why))
             self._drop(saved)
         except (StoreError, ProtocolError) as error:
+            self._known = None  # the swap may have happened: what it dropped is not named again
             self._reach.failed("checkpoints", str(error))
             if self._waiting is None:
                 self._waiting = saved
@@ -174,9 +181,10 @@ class Pipeline:
         await _create(self._store, sent.key, encode(sent.manifest))
         kept = Kept(step, self._epoch, sent.key)
         try:
-            self._head, dropped = await heads.commit(
-                self._store, self._run, epoch=self._epoch, holder=self._holder, kept=kept, keep=self._keep
-            )
+            _, dropped = await heads.commit(
+                self._store, self._run, epoch=self._epoch, holder=self._holder, kept=kept, keep=self._keep,
+                keep_every=self._keep_every,
+            )  # fmt: skip
         except heads.Refused as why:
             raise Changed(str(why)) from None
         self.durable_step = step
@@ -185,9 +193,7 @@ class Pipeline:
             self._known[ref.hash, ref.size] = ref
         took = round(time.monotonic() - began, 3)
         self._tell("durable", step=step, manifest=sent.key, bytes=ref.size, sent=sent.bytes, took_s=took)
-        with suppress(StoreError):  # left to the next epoch's sweep
-            await self.uploads.settle({part.key for part in ref.pieces})
-        await self._delete(dropped)
+        await self._delete(dropped, self.uploads.settle({part.key for part in ref.pieces}))
 
     async def _send(self, saved: Saved, step: int) -> _Sent:
         """The save's blob in the store, and the manifest that names it."""
@@ -219,10 +225,13 @@ class Pipeline:
         return blob_key(self._run, digest, self._epoch, self._counter)
 
     async def _kept_blobs(self) -> dict[tuple[str, int], BlobRef]:
-        """Blobs of the kept checkpoints by content; read once, then kept up to date by our own commits."""
+        """Blobs of the kept checkpoints by content: read by the head as it is, then kept up to date by our commits."""
+        if not self._swept():
+            return {}
         if self._known is None:
+            head, _ = await heads.read(self._store, self._run)
             known = {}
-            for entry in self._head.kept:
+            for entry in head.kept:
                 if entry.manifest in self._distrusted:
                     continue
                 try:
@@ -233,14 +242,15 @@ class Pipeline:
             self._known = known
         return self._known
 
-    async def _delete(self, dropped: Sequence[Kept]) -> None:
-        """Only after the swap. What is not deleted now is swept by the next epoch."""
-        if not dropped:
+    async def _delete(self, dropped: Sequence[Kept], left: set[str]) -> None:
+        """Only after the swap: the ``dropped`` checkpoints, and blobs ``left`` of saves that were given up. What is not
+        deleted now is swept by the next epoch."""
+        if not dropped and not left:
             return
         self._known = None
         try:
             await heads.delete_released(
-                self._store, self._run, epoch=self._epoch, holder=self._holder, dropped=tuple(dropped)
+                self._store, self._run, epoch=self._epoch, holder=self._holder, dropped=tuple(dropped), left=left
             )
         except (StoreError, ProtocolError) as error:
             self._tell("warning", text=f"older checkpoints are not deleted yet: {error}")

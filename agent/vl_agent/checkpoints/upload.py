@@ -121,14 +121,14 @@ class Uploads:
         finally:
             os.close(file)
 
-    async def settle(self, named: Collection[str]) -> None:
-        """A save is committed, whose blobs are ``named``: what former tries sent and nobody names is deleted. Raises
-        ``StoreError``; what is left then is swept by the next epoch."""
-        gone = sorted(set(self._keys.values()).difference(named))
+    def settle(self, named: Collection[str]) -> set[str]:
+        """A save is committed, whose blobs are ``named``. Returns what former tries sent beside them: whoever has seen
+        that no checkpoint names it may delete it, or leave it to the next epoch's sweep."""
+        left = set(self._keys.values()).difference(named)
         self._keys.clear()
         self._there.clear()
         self._save = None
-        await self._store.delete(*gone)
+        return left
 
     async def _send(self, file: int, size: int, known: Known, new_key: Callable[[str], str]) -> Sent:
         step = part_size(size)

@@ -41,6 +41,13 @@ class Watch:
         self._told: dict[str, Stamp] = {}
         self._torn: dict[str, Stamp] = {}
         self._usual = False
+        self._failed: set[str] = set()
+        self._complaints: list[str] = []
+
+    def complaints(self) -> list[str]:
+        """What could not be read since the last call, for a person; each thing is said once."""
+        told, self._complaints = self._complaints, []
+        return told
 
     def ignore_present(self) -> None:
         """What is there now is no news: it was restored."""
@@ -72,6 +79,8 @@ class Watch:
                     found.append(self._take(path, stamp, None))
             except FileNotFoundError:  # the script deletes its older ones
                 continue
+            except OSError as error:  # one that can't be read hides no other
+                self._complain(path, error)
         return sorted(found, key=lambda saved: (saved.step or 0, saved.stamp.mtime_ns))
 
     def told(self, name: str, step: int, took_s: float | None) -> Saved | None:
@@ -92,14 +101,23 @@ class Watch:
         self._told[path.name] = stamp
         return Saved(files.step_of(path.name), path.name, path, stamp, took_s)
 
+    def _complain(self, path: Path, error: OSError) -> None:
+        words = f"{path.name} can't be read: {error.strerror or error}"
+        if words not in self._failed:
+            self._failed.add(words)
+            self._complaints.append(words)
+
     def _candidates(self) -> list[Path]:
         """Plain files that may be checkpoints: those with a checkpoint's suffix and a number where there are any, else
         any with a number, else those with the suffix alone (``last.pt``: beside numbered ones it is a copy)."""
         try:
             names = [path for path in self.folder.iterdir() if files.is_candidate(path.name)]
+            plain = [path for path in names if path.is_file() and not path.is_symlink()]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        plain = [path for path in names if path.is_file() and not path.is_symlink()]
+        except OSError as error:  # a shared file system's moment: looked at again
+            self._complain(self.folder, error)
+            return []
         usual = [path for path in plain if path.suffix in files.SUFFIXES]
         self._usual = self._usual or bool(usual)
         numbered = [path for path in (usual if self._usual else plain) if files.step_of(path.name) is not None]

@@ -6,15 +6,15 @@ separated. A *version* is an opaque token (an ETag) that changes with every writ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 # StoreError
 #   NotFound      no such key
-#   Exists        create: the key is there already
-#   Moved         swap: the key's version is another one (412), or the key is gone
+#   Exists        create: the key is there already, or somebody is just making it (412, 409)
+#   Moved         swap: the key's version is another one (412), being changed (409), or the key is gone
 #   Unanswered    sent, but no answer came: it may or may not have happened
 #   Denied        credentials are missing, wrong, expired or do not allow it
 #   NoStore       the URL is none, or nothing is there: no such bucket
@@ -30,11 +30,11 @@ class NotFound(StoreError):
 
 
 class Exists(StoreError):
-    """``create``: the key is there already."""
+    """``create``: the key is there already, or somebody is just making it: who needs to know looks."""
 
 
 class Moved(StoreError):
-    """``swap``: the key's version is not the one given, or the key is gone."""
+    """``swap``: the key's version is not the one given any more, or the key is gone. Nothing was written."""
 
 
 class Unanswered(StoreError):
@@ -124,6 +124,11 @@ class Store(Protocol):
 
     async def get_file(self, key: str, path: Path, size: int) -> None:
         """Fetch ``size`` bytes by parallel ranges straight into ``path`` (made or replaced) and fsync it."""
+        ...
+
+    def renew(self, credentials: Mapping[str, str]) -> None:
+        """Go on with these (access_key_id, secret_access_key, session_token): those of before end soon. Requests under
+        way end with theirs; nothing but the credentials changes."""
         ...
 
     async def close(self) -> None:

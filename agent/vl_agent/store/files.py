@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -142,6 +142,9 @@ class FileStore:
                 os.fsync(sink.fileno())
 
         await self._do(key, copy)
+
+    def renew(self, credentials: Mapping[str, str]) -> None:
+        return
 
     async def close(self) -> None:
         return

@@ -58,6 +58,7 @@ STALL_S = 30.0
 _CHUNK = 4 << 20
 """Bytes of a part that are handed on at once: one that brings fewer within ``STALL_S`` has stalled."""
 _SIGNED_FOR = timedelta(hours=1)
+CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
 _METADATA_SERVICE = "http://169.254.169.254/"
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,160})"')
 _PLACE = re.compile(r"https?://[^/\s]{1,200}")
@@ -71,13 +72,22 @@ class ObjectStore:
     def __init__(self, url: str, options: Mapping[str, str], timeout_s: float) -> None:
         self.url = url
         self._timeout_s = timeout_s
-        self._client = _client(url, options, timeout_s, retries=3)
-        self._once = _client(url, options, timeout_s, retries=0)
-        self._bulk = _client(url, options, BULK_TIMEOUT_S, retries=3)
-        self._part = _client(url, options, BULK_TIMEOUT_S, retries=0)
         self._direct = url.startswith("s3://") and reachable(options.get("endpoint") or "https://s3.amazonaws.com")
         self._connections = Connections()
         self._receiving = ThreadPoolExecutor(RECEIVING, "vl-receive")
+        self._options: Mapping[str, str] = {}
+        self._open(options)
+
+    def renew(self, credentials: Mapping[str, str]) -> None:
+        kept = {name: value for name, value in self._options.items() if name not in CREDENTIALS}
+        self._open({**kept, **{name: credentials[name] for name in CREDENTIALS if name in credentials}})
+
+    def _open(self, options: Mapping[str, str]) -> None:
+        self._options = options
+        self._client = _client(self.url, options, self._timeout_s, retries=3)
+        self._once = _client(self.url, options, self._timeout_s, retries=0)
+        self._bulk = _client(self.url, options, BULK_TIMEOUT_S, retries=3)
+        self._part = _client(self.url, options, BULK_TIMEOUT_S, retries=0)
 
     async def put(self, key: str, data: bytes) -> str:
         result = await self._ask(key, lambda: obstore.put_async(self._client, key, data, use_multipart=False))
@@ -98,8 +108,8 @@ class ObjectStore:
             )
         except NotFound:  # AWS answers 404, others 412, when the key is gone
             raise Moved(f"{self.url}: {key} is gone.") from None
-        except Exists:  # 409: another write was under way
-            raise Unanswered(f"{self.url}: {key} was being written at the same time.") from None
+        except Exists:  # 409: it met another write of that key and was not done
+            raise Moved(f"{self.url}: {key} has changed since it was read.") from None
         return _token(result)
 
     async def get(self, key: str) -> Stored:
@@ -322,6 +332,7 @@ def _told(url: str, key: str, words: str) -> StoreError:
         "InvalidAccessKeyId",
         "SignatureDoesNotMatch",
         "ExpiredToken",
+        "Access Denied",
         "403 Forbidden",
         "401 Unauthorized",
     ):

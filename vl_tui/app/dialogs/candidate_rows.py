@@ -5,21 +5,32 @@ One dialog for migrate and escalate: the same list, for escalate on-demand only.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vl_agent.protocol import Market
 
 from vl_tui.app import words
-from vl_tui.app.draw import Piece, Row, pad, row
-from vl_tui.app.facts import Facts, RunFacts
+from vl_tui.app.dialogs.frame import framed, keys_row
+from vl_tui.app.draw import Piece, Row, row
+from vl_tui.app.facts import Facts, RunFacts, number
+from vl_tui.app.screens.table import Column, cells, choose, titles
 from vl_tui.domain.run import Progress
+from vl_tui.domain.timeline import LOST_REASONS
 from vl_tui.policy.candidates import Candidate, Want, candidates, estimate
 
 MOST = 9
 """Candidates that a digit can pick."""
+OLD_S = 120.0
+"""Offers older than that are said to be old."""
+TROUBLE_S = 1800.0
+"""A place where the run was lost is said to be one for so long, and is not what stands picked at first."""
+COLUMNS = (
+    Column("to", 12, flex=26), Column("market", 9, drop=2), Column("$/h", 6, right=True),
+    Column("ready", 5, right=True, drop=1), Column("finish", 11, right=True, flex=15),
+    Column("cost", 10, right=True),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,23 @@ class Choice:
     action: str
     stay: Candidate | None
     found: tuple[Candidate, ...]
-    refused: int
-    offers_age_s: float | None
+    more: int = 0
+    """Candidates after the ninth."""
+    refused: tuple[Candidate, ...] = ()
+    """Offers that do not fit."""
+    offers_at: float = 0.0
+    """Unix seconds; 0: there are none."""
+    lost_at: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Provider and place -> when the run was last lost there."""
+
+    def best(self, now: float) -> int:
+        """What stands picked at first: the first that was not lost just now; 0: stay."""
+        good = (index for index, one in enumerate(self.found, 1) if not self._troubled(one, now))
+        return next(good, 1 if self.found else 0)
+
+    def _troubled(self, one: Candidate, now: float) -> bool:
+        lost = self.lost_at.get((one.offer.provider, one.offer.place))
+        return lost is not None and now - lost < TROUBLE_S
 
 
 def choice(facts: Facts, run: RunFacts, action: str, now: float) -> Choice:
@@ -51,11 +77,16 @@ def choice(facts: Facts, run: RunFacts, action: str, now: float) -> Choice:
         here=here,
         only=markets,
     )
-    judged = candidates(want, facts.offers, exclusions={})
+    others = [offer for offer in facts.offers if offer.key != here and offer.market in markets]
+    judged = candidates(want, others, exclusions={})
     fit = tuple(one for one in judged if not one.refused)
-    age = now - facts.offers_at if facts.offers_at else None
-    stay = estimate(want, own) if own is not None else None
-    return Choice(run.name, run.head.epoch, action, stay, fit[:MOST], len(judged) - len(fit), age)
+    lost = {(a.provider, a.place): a.ended_at for a in run.timeline.attempts if a.end in (*LOST_REASONS, "notice")}
+    return Choice(
+        run.name, run.head.epoch, action, estimate(want, own) if own is not None else None, fit[:MOST],
+        more=max(0, len(fit) - MOST), refused=tuple(one for one in judged if one.refused),
+        offers_at=facts.view_at if facts.offers else 0.0,
+        lost_at={place: at for place, at in lost.items() if at is not None},
+    )  # fmt: skip
 
 
 def _here(run: RunFacts) -> str:
@@ -70,122 +101,127 @@ def _progress(run: RunFacts) -> Progress:
     view = run.view.get("progress")
     told: Mapping[str, Any] = view if isinstance(view, dict) else {}
     line = run.timeline
-    pace = told.get("s_per_step")
-    if not isinstance(pace, (int, float)) or pace <= 0:
-        pace = 1 / line.steps_per_s if line.steps_per_s else None
-    every = told.get("save_every_s")
+    pace = number(told, "s_per_step") or (1 / line.steps_per_s if line.steps_per_s else 0.0)
+    every = number(told, "save_every_s")
     return Progress(
-        step=line.step, durable_step=line.durable_step, total_steps=line.total, s_per_step=pace,
-        save_every_s=float(every) if isinstance(every, (int, float)) and every > 0 else 300.0,
+        step=line.step, durable_step=line.durable_step, total_steps=line.total, s_per_step=pace if pace > 0 else None,
+        save_every_s=every if every > 0 else 300.0,
     )  # fmt: skip
 
 
-def rows(found: Choice, picked: int, width: int, now: float) -> list[Row]:
-    """The dialog's rows, its frame included, each ``width`` cells."""
+def rows(found: Choice, picked: int, width: int, height: int, now: float) -> list[Row]:
+    """The dialog's rows, its frame included, each ``width`` cells and at most ``height`` of them. Price and finish of
+    every choice stay; what is explained below gives way first."""
     inner = width - 4
-    lines = [_title(found), _columns(inner), *_lines(found, picked, inner, now), row()]
-    lines += _consequences(found, picked, now)
-    lines += [row(), _keys(found, picked)]
-    top = row(Piece("╭" + "─" * (width - 2) + "╮", "key"))
-    bottom = row(Piece("╰" + "─" * (width - 2) + "╯", "key"))
-    return [top, *(_framed(line, inner) for line in lines), bottom]
+    widths = choose(COLUMNS, inner - 3)
+    head = [_title(found, now), row(Piece("   "), titles(COLUMNS, widths))]
+    lines = [_line(index + 1, one, picked, widths, now) for index, one in enumerate(found.found)]
+    stay = _line(0, found.stay, picked, widths, now)
+    notes, below = _notes(found), _consequences(found, picked, now)
+    room = height - 2 - len(head) - 2  # frame, and the rows of staying and of the keys
+    gaps = 2 if room >= len(lines) + len(notes) + len(below) + 2 else 0
+    most = max(1, min(len(lines), room - gaps - len(notes)))
+    below = below[: max(0, room - gaps - min(len(lines), most) - len(notes))]
+    first = min(max(0, picked - 1 - most // 2), len(lines) - most) if lines else 0
+    body = [*head, *lines[first : first + most], stay, *notes, *[Row()] * (gaps // 2), *below, *[Row()] * (gaps // 2)]
+    return framed([*body, _keys(found, picked, named="market" in widths)], width)
 
 
-def _framed(line: Row, inner: int) -> Row:
-    from vl_tui.app.draw import fit
-
-    return Row((Piece("│ ", "key"), *fit(line, inner)), (Piece(" │", "key"),), "")
-
-
-def _title(found: Choice) -> Row:
+def _title(found: Choice, now: float) -> Row:
     verb = "Escalate" if found.action == "escalate" else "Migrate"
     target = " to on-demand" if found.action == "escalate" else f" · attempt {found.epoch} → {found.epoch + 1}"
-    age = "no offers yet" if found.offers_age_s is None else f"offers {words.age(found.offers_age_s)} old"
-    stale = found.offers_age_s is None or found.offers_age_s > 120
-    return row(Piece(f"{verb} {found.run}{target}", "bright", True), right=(Piece(age, "notice" if stale else "dim"),))
+    if not found.offers_at:
+        return row(Piece(f"{verb} {found.run}{target}", "bright", True), right=(Piece("no offers yet", "notice"),))
+    age = now - found.offers_at
+    role = "notice" if age > OLD_S else "dim"
+    title = Piece(f"{verb} {found.run}{target}", "bright", True)
+    return row(title, right=(Piece(f"offers {words.age(age)} old", role),))
 
 
-def _columns(inner: int) -> Row:
-    return row(Piece(f"    {'to':22} {'market':9} {'$/h':>6} {'ready':>6} {'finish':>11} {'cost':>8}", "dim"))
-
-
-def _lines(found: Choice, picked: int, inner: int, now: float) -> list[Row]:
-    lines = [_line(index + 1, one, picked, now) for index, one in enumerate(found.found)]
-    if not found.found:
-        lines.append(row(Piece("    nothing fits now: no offer with capacity that the run may use", "notice")))
-    lines.append(_line(0, found.stay, picked, now))
-    if found.refused:
-        lines.append(row(Piece(f"    {found.refused} offers do not fit (capacity, GPU, budget, market)", "faint")))
-    return lines
-
-
-def _line(number: int, one: Candidate | None, picked: int, now: float) -> Row:
-    here = number == picked
-    mark = Piece("▸ " if here else "  ", "bright")
-    label = "stay" if number == 0 else ""
+def _line(picks: int, one: Candidate | None, picked: int, widths: dict[str, int], now: float) -> Row:
+    here = picks == picked
+    mark = (Piece("▸" if here else " ", "bright"), Piece(f" {picks}", "key"))
+    on = "select" if here else ""
+    name = "stay" if picks == 0 else ""
     if one is None:
-        return row(mark, Piece(f"0 {label}", "bright" if here else "text", here), on="select" if here else "")
-    where = f"{one.offer.provider} {one.offer.place}"
-    ready = "–" if number == 0 else words.age(one.ready_s)
-    name = pad(f"{label}  {where}" if label else where, 22) + " "
-    pieces = [
-        mark,
-        Piece(f"{number} ", "key"),
-        Piece(name, "bright" if here else "text"),
-        Piece(pad(one.offer.market.replace("_", "-"), 9) + " ", "dim"),
-        Piece(pad(words.usd(one.usd_hour), 6, right=True), "text"),
-        Piece(pad(ready, 7, right=True), "text"),
-        Piece(pad(_finish(one, now), 12, right=True), "notice" if one.late else "text"),
-        Piece(pad(_cost(one), 9, right=True), "text"),
-    ]
-    return row(*pieces, on="select" if here else "")
+        return row(*mark, Piece(f" {name}", "bright" if here else "text", here), on=on)
+    place = f"{one.offer.provider} {one.offer.place}"
+    values = {
+        "to": Piece(f"{name} {place}".lstrip(), "bright" if here else "text", here),
+        "market": Piece(_market(one), "dim"),
+        "$/h": Piece(words.usd(one.usd_hour), "text"),
+        "ready": Piece("–" if picks == 0 else words.age(one.ready_s), "text"),
+        "finish": Piece(_finish(one, now), "lost" if one.late else "text"),
+        "cost": Piece("–" if one.cost_usd is None else words.usd_span(*one.cost_usd), "text"),
+    }
+    return row(*mark, *cells(COLUMNS, widths, values), on=on)
+
+
+def _market(one: Candidate) -> str:
+    return one.offer.market.replace("_", "-")
 
 
 def _finish(one: Candidate, now: float) -> str:
     if one.finish_s is None:
         return "–"
-    low, high = (time.strftime("%H:%M", time.localtime(now + seconds)) for seconds in one.finish_s)
+    low, high = (words.when(now + seconds, now) for seconds in one.finish_s)
     return low if low == high else f"{low}–{high}"
 
 
-def _cost(one: Candidate) -> str:
-    return "–" if one.cost_usd is None else words.usd_span(*one.cost_usd)
+def _notes(found: Choice) -> list[Row]:
+    """What is not in the list, and why."""
+    notes = []
+    if not found.found:
+        notes.append(row(Piece("   nothing to go to now", "notice")))
+    if found.more:
+        notes.append(row(Piece(f"   {found.more} more, each dearer or later", "faint")))
+    shown = found.refused[: 1 if found.found else 3]
+    for one in shown:
+        others = len(found.refused) - len(shown) if one is shown[-1] else 0
+        text = f"   not {one.offer.provider} {one.offer.place}: {one.refused}{f' · {others} more' if others else ''}"
+        notes.append(row(Piece(text, "faint")))
+    return notes
 
 
 def _consequences(found: Choice, picked: int, now: float) -> list[Row]:
+    """What follows from the choice, as (label, words) rows."""
     if picked == 0 or picked > len(found.found):
-        return [row(Piece("stay   ", "dim"), Piece("nothing changes", "text"))]
+        return [_consequence("stay", "nothing changes")]
     one = found.found[picked - 1]
-    lines = [
-        row(
-            Piece("steps  ", "dim"),
-            Piece(f"start there ({words.age(one.ready_s)}) → save here → go on there", "text"),
-        )
-    ]
-    lines.append(
-        row(
-            Piece("worst  ", "dim"),
-            Piece(f"the box never comes: goes on here, about {words.usd(one.usd_hour * one.ready_s / 3600)}", "text"),
-        )
-    )
+    lines = []
+    lost = found.lost_at.get((one.offer.provider, one.offer.place))
+    if lost is not None and now - lost < TROUBLE_S:
+        lines.append(_consequence("place", f"the run was lost there {words.age(now - lost)} ago", "notice"))
     if one.late:
-        lines.append(row(Piece("late   ", "dim"), Piece("expected to miss the deadline there", "notice")))
+        lines.append(_consequence("late", "expected to miss the deadline there", "lost"))
     if found.stay is not None and found.stay.cost_usd and one.cost_usd:
-        more = one.cost_usd[1] - found.stay.cost_usd[1]
-        lines.append(
-            row(
-                Piece("cost   ", "dim"),
-                Piece(f"{'+' if more >= 0 else '−'}{words.usd(abs(more))} against staying", "text"),
-            )
-        )
+        lines.append(_consequence("cost", _against(one.cost_usd[1] - found.stay.cost_usd[1])))
+    if found.stay is not None:
+        lines.append(_consequence("steps", f"start there ({words.age(one.ready_s)}) → save here → go on there"))
+    else:
+        lines.append(_consequence("steps", f"start there ({words.age(one.ready_s)}) → go on there"))
+    wasted = one.usd_hour * one.ready_s / 3600
+    price = f"about {words.usd(wasted)}" if wasted >= 0.01 else "under a cent"
+    lines.append(_consequence("worst", f"its box never comes: the run goes on as it is, {price} spent"))
     return lines
 
 
-def _keys(found: Choice, picked: int) -> Row:
-    if picked and picked <= len(found.found):
+def _against(more: float) -> str:
+    if abs(more) < 0.005:
+        return "the same as staying"
+    return f"{words.usd(abs(more))} {'more' if more > 0 else 'less'} than staying"
+
+
+def _consequence(label: str, text: str, role: str = "text") -> Row:
+    return row(Piece(f"{label:7}", "dim"), Piece(text, role))
+
+
+def _keys(found: Choice, picked: int, *, named: bool) -> Row:
+    """``named``: the list says in which market each choice is."""
+    act = "stay"
+    if 0 < picked <= len(found.found):
         verb = "escalate" if found.action == "escalate" else "migrate"
-        do = (Piece("⏎", "key", True), Piece(f" {verb} to {picked}   ", "text"))
-    else:
-        do = (Piece("⏎", "key", True), Piece(" stay   ", "text"))
-    return row(*do, Piece(f"0-{len(found.found)}", "key", True), Piece(" pick   ", "text"), Piece("esc", "key", True),
-               Piece(" no change", "text"))  # fmt: skip
+        market = "" if named or found.action == "escalate" else f", {_market(found.found[picked - 1])}"
+        act = f"{verb} to {picked}{market}"
+    pick = [("0" if not found.found else f"0-{len(found.found)}", "pick")]
+    return keys_row([("enter", act), *pick, ("esc", "no change")])

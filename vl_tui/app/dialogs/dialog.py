@@ -1,7 +1,7 @@
 """Dialogs: drawn on a canvas over the dimmed screen, closed by a key.
 
-Where a terminal answers a question that a log line asked, its answer arrives as keys in one burst: a key that comes
-less than 50 ms after another does nothing here.
+Where a terminal answers a question that a log line asked, or a person pastes, keys arrive in one burst: a key that
+comes less than 50 ms after another, or before the dialog has been seen for as long, does nothing here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from textual.screen import ModalScreen
 
 from vl_tui.app.dialogs import candidate_rows
 from vl_tui.app.dialogs.candidate_rows import Choice
-from vl_tui.app.draw import Piece, Row, fit, pad, row
+from vl_tui.app.dialogs.frame import framed, keys_row
+from vl_tui.app.draw import Piece, Row, pad, row, wrap
+from vl_tui.app.screens.base import SMALLEST
+from vl_tui.app.screens.lane_rows import LEGEND
 from vl_tui.app.widgets.canvas import Canvas
+from vl_tui.domain.lanes import GLYPHS
 
 if TYPE_CHECKING:
     from vl_tui.app.app import VlApp
 
 T = TypeVar("T")
 BURST_S = 0.05
+WIDTH, WIDE_WIDTH = 76, 104
 
 
 class Dialog(ModalScreen[T]):
@@ -43,7 +48,7 @@ class Dialog(ModalScreen[T]):
         return cast("VlApp", self.app)
 
     def compose(self) -> ComposeResult:
-        self.canvas = Canvas(self.vl.look, lambda width, height: self.content(width))
+        self.canvas = Canvas(self.vl.look, lambda width, height: self.content(width, self._most))
         yield self.canvas
 
     def on_mount(self) -> None:
@@ -53,9 +58,12 @@ class Dialog(ModalScreen[T]):
         self._fit()
 
     def facts_changed(self) -> None:
-        """A dialog keeps what it showed when it opened: a list that moves under the finger is a trap."""
+        """A dialog keeps the choices it opened with, a list that moves under the finger is a trap; only ages grow."""
+        if hasattr(self, "canvas"):
+            self.canvas.changed()
 
-    def content(self, width: int) -> list[Row]:
+    def content(self, width: int, height: int) -> list[Row]:
+        """Rows of exactly ``width`` cells, at most ``height``."""
         raise AssertionError("a dialog draws itself")
 
     def pressed(self, key: str) -> None:
@@ -63,19 +71,32 @@ class Dialog(ModalScreen[T]):
 
     def on_key(self, event: events.Key) -> None:
         event.stop()
+        if self.app.screen is not self:  # a key that was on its way here when the dialog closed
+            return
         now = time.monotonic()
-        burst, self._last_key = now - self._last_key < BURST_S, now
-        if not burst:
+        shown = self.canvas.painted_at
+        before = max(self._last_key, now if shown is None else shown)
+        self._last_key = now
+        if now - before >= BURST_S and (self._is_whole or event.key == "escape"):
             self.pressed(event.key)
 
     def redraw(self) -> None:
         self._fit()
         self.canvas.repaint()
 
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the terminal is large enough to show what a key would do."""
+        return self.vl.size.width >= SMALLEST[0] and self.vl.size.height >= SMALLEST[1]
+
+    @property
+    def _most(self) -> int:
+        return max(3, self.vl.size.height - 2)
+
     def _fit(self) -> None:
-        width = min(self.vl.size.width - 2, 104 if self.vl.size.width >= 120 else 76)
+        width = min(self.vl.size.width - 2, WIDE_WIDTH if self.vl.size.width >= 120 else WIDTH)
         self.canvas.styles.width = width
-        self.canvas.styles.height = min(len(self.content(width)), max(3, self.vl.size.height - 2))
+        self.canvas.styles.height = min(len(self.content(width, self._most)), self._most)
 
 
 class CandidatesDialog(Dialog[str | None]):
@@ -84,10 +105,10 @@ class CandidatesDialog(Dialog[str | None]):
     def __init__(self, choice: Choice) -> None:
         super().__init__()
         self.choice = choice
-        self.picked = 1 if choice.found else 0
+        self.picked = choice.best(time.time())
 
-    def content(self, width: int) -> list[Row]:
-        return candidate_rows.rows(self.choice, self.picked, width, self.vl.facts.now)
+    def content(self, width: int, height: int) -> list[Row]:
+        return candidate_rows.rows(self.choice, self.picked, width, height, time.time())
 
     def pressed(self, key: str) -> None:
         last = len(self.choice.found)
@@ -95,13 +116,13 @@ class CandidatesDialog(Dialog[str | None]):
             self.dismiss(None)
         elif key == "enter":
             self.dismiss(self.choice.found[self.picked - 1].offer.key if self.picked else None)
-        elif key.isdigit() and int(key) <= last:
+        elif key.isdecimal() and int(key) <= last:
             self.picked = int(key)
         elif key in ("j", "down", "k", "up"):
             order = [*range(1, last + 1), 0]
             at = order.index(self.picked) + (1 if key in ("j", "down") else -1)
             self.picked = order[at % len(order)]
-        if self.is_current:
+        if self.app.screen is self:
             self.redraw()
 
 
@@ -113,19 +134,16 @@ class ConfirmDialog(Dialog[bool]):
         self._title, self._lines, self._act = title, lines, act
         self.yes = False
 
-    def content(self, width: int) -> list[Row]:
-        cancel, do = ("  ", "▸ ") if self.yes else ("▸ ", "  ")
-        on_cancel, on_do = ("", "select") if self.yes else ("select", "")
+    def content(self, width: int, height: int) -> list[Row]:
+        choices = [("0", "cancel", "text", not self.yes), ("1", self._act, "lost", self.yes)]
+        lines = [line for text in self._lines for line in wrap(text, width - 4, 2)]
         body = [
-            row(Piece(self._title, "bright", True)), row(),
-            *(row(Piece(line, "text")) for line in self._lines), row(),
-            row(Piece(cancel, "bright"), Piece("0 ", "key"), Piece("cancel", "text"), on=on_cancel),
-            row(Piece(do, "bright"), Piece("1 ", "key"), Piece(self._act, "lost"), on=on_do),
-            row(), row(Piece("⏎", "key", True), Piece(f" {self._act if self.yes else 'cancel'}   ", "text"),
-                       Piece("0-1", "key", True), Piece(" pick   ", "text"), Piece("esc", "key", True),
-                       Piece(" cancel", "text")),
+            row(Piece(self._title, "bright", True)), Row(), *(row(Piece(line)) for line in lines), Row(),
+            *(row(Piece("▸ " if here else "  ", "bright"), Piece(f"{key} ", "key"), Piece(text, role, here),
+                  on="select" if here else "") for key, text, role, here in choices),
+            Row(), keys_row([("enter", self._act if self.yes else "cancel"), ("0-1", "pick"), ("esc", "cancel")]),
         ]  # fmt: skip
-        return framed(body, width)
+        return framed(_squeezed(body, height - 2), width)
 
     def pressed(self, key: str) -> None:
         if key == "escape":
@@ -133,32 +151,39 @@ class ConfirmDialog(Dialog[bool]):
         elif key == "enter":
             self.dismiss(self.yes)
         elif key in ("0", "1", "j", "k", "up", "down"):
-            self.yes = key == "1" or (key in ("j", "down"))
+            self.yes = key in ("1", "j", "down")
             self.redraw()
 
 
 class HelpDialog(Dialog[None]):
-    """The keys of a screen."""
+    """The keys of a screen, and what the timeline's glyphs mean."""
 
     def __init__(self, name: str, keys: Sequence[tuple[str, str]]) -> None:
         super().__init__()
         self._name, self._keys = name, keys
 
-    def content(self, width: int) -> list[Row]:
-        lines = [row(Piece(pad(keys, 10), "key", True), Piece(words, "text")) for keys, words in self._keys]
-        legend = (
-            "━ train  ╍ repeat  ● durable  ○ saved  ▲ notice  ✗ lost", "┄ provision  ═ restore  ⇄ migrate  ⇑ escalate",
-        )  # fmt: skip
-        told = [row(Piece(text, "dim")) for text in legend]
-        return framed([row(Piece(f"keys of {self._name}", "bright", True)), row(), *lines, row(), *told], width)
+    def content(self, width: int, height: int) -> list[Row]:
+        lines = [row(Piece(pad(keys, 10), "key", True), Piece(words)) for keys, words in self._keys]
+        legend = _packed([f"{GLYPHS[kind][0]} {word}" for kind, word in LEGEND], width - 4)
+        body = [row(Piece(f"keys of {self._name}", "bright", True)), Row(), *lines, Row(), *legend]
+        return framed(_squeezed(body, height - 2), width)
 
     def pressed(self, key: str) -> None:
         self.dismiss(None)
 
 
-def framed(body: Sequence[Row], width: int) -> list[Row]:
-    """Rows inside a frame, which only dialogs have."""
-    top = row(Piece("╭" + "─" * (width - 2) + "╮", "key"))
-    bottom = row(Piece("╰" + "─" * (width - 2) + "╯", "key"))
-    lines = [Row((Piece("│ ", "key"), *fit(line, width - 4)), (Piece(" │", "key"),), line.on) for line in body]
-    return [top, *lines, bottom]
+def _packed(items: Sequence[str], width: int) -> list[Row]:
+    """As many items in a row as fit."""
+    lines = [""]
+    for item in items:
+        if lines[-1] and len(lines[-1]) + 2 + len(item) > width:
+            lines.append("")
+        lines[-1] += f"  {item}" if lines[-1] else item
+    return [row(Piece(line, "dim")) for line in lines]
+
+
+def _squeezed(body: list[Row], most: int) -> list[Row]:
+    """Without its empty rows, from the first on, where there is no room for them."""
+    while len(body) > most and Row() in body:
+        body.remove(Row())
+    return body[:most]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from textual import events
 from textual.app import ComposeResult
 from textual.screen import Screen
 
@@ -17,7 +18,7 @@ SMALLEST = (60, 15)
 
 
 class DrawnScreen(Screen[None]):
-    """A screen that is one canvas. Subclasses give ``rows``."""
+    """A screen that is one canvas. Subclasses give ``rows`` and take keys in ``pressed``."""
 
     def compose(self) -> ComposeResult:
         self.canvas = Canvas(self.vl.look, self._draw)
@@ -29,6 +30,16 @@ class DrawnScreen(Screen[None]):
 
     def rows(self, width: int, height: int) -> list[Row]:
         raise AssertionError("a screen draws itself")
+
+    def pressed(self, event: events.Key) -> None:
+        raise AssertionError("a screen takes keys")
+
+    def on_key(self, event: events.Key) -> None:
+        """Keys that were on their way here when a dialog opened are not answered under it."""
+        if self.app.screen is self:
+            self.pressed(event)
+        else:
+            event.stop()
 
     def facts_changed(self) -> None:
         """New facts are there; drawn with the next frame."""

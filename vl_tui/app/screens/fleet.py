@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from textual import events
@@ -13,8 +14,9 @@ from vl_tui.app.screens.base import DrawnScreen
 from vl_tui.app.screens.fleet_rows import FleetState
 
 HELP = (
-    ("j k ↑ ↓", "move"), ("⏎", "open the run"), ("m", "migrate: where to, what it costs, when it ends"),
-    ("e", "escalate to on-demand: the same"), ("s", "stop the run; its newest checkpoint stays"),
+    ("j k ↑ ↓", "move; g G first and last"), ("enter", "open the run"),
+    ("m", "migrate: where to, what it costs, when it ends"), ("e", "escalate to on-demand: the same"),
+    ("s", "stop the run; its newest checkpoint stays"),
     ("/", "filter by name, state or place; !word leaves out"), ("q", "quit: runs and controller go on"),
 )  # fmt: skip
 
@@ -25,14 +27,14 @@ class FleetScreen(DrawnScreen):
     found = FleetState()
 
     def rows(self, width: int, height: int) -> list[Row]:
-        shown = replace(self.found, status=self.vl.status, ascii=self.vl.ascii)
-        return fleet_rows.rows(self.vl.facts, shown, width, height)
+        shown = replace(self.found, status=self.vl.status)
+        return fleet_rows.rows(self.vl.facts, shown, width, height, time.time())
 
     @property
     def current(self) -> RunFacts | None:
         return fleet_rows.current(self.vl.facts, self.found)
 
-    def on_key(self, event: events.Key) -> None:
+    def pressed(self, event: events.Key) -> None:
         if self.found.typing:
             self._type(event)
         else:

@@ -1,4 +1,4 @@
-"""The Fleet screen as rows: every run, what it costs, what happened. Pure."""
+"""The Fleet screen as rows: every run, every box, what it costs, what happened. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vl_tui.app import state, words
-from vl_tui.app.draw import Piece, Row, pad, row, rule
-from vl_tui.app.events import told
+from vl_tui.app.draw import Piece, Row, row, rule
 from vl_tui.app.facts import Facts, RunFacts
+from vl_tui.app.screens.box_rows import box_rows
+from vl_tui.app.screens.event_rows import event_rows
 from vl_tui.app.screens.lane_rows import lane_rows
+from vl_tui.app.screens.table import Column, cells, choose, titles
+from vl_tui.app.screens.trouble_rows import age_pieces, aged, trouble_rows
 
+TALL = 30
 WIDE = 120
-KEYS = (("⏎", "open"), ("m", "migrate"), ("e", "escalate"), ("s", "stop"), ("/", "filter"))
+KEYS = (("enter", "open"), ("m", "migrate"), ("e", "escalate"), ("s", "stop"), ("/", "filter"))
+COLUMNS = (
+    Column("state", 10), Column("run", 12, flex=24), Column("where", 15, drop=6, flex=22),
+    Column("market", 9, drop=9), Column("progress", 25, drop=10), Column("done", 5, right=True, drop=7),
+    Column("loss", 8, right=True, drop=11), Column("durable", 7, right=True), Column("at risk", 8, right=True, drop=8),
+    Column("$/h", 6, right=True), Column("spent", 8, right=True, drop=12), Column("finish", 7, right=True),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,6 @@ class FleetState:
     filter: str = ""
     typing: bool = False
     status: str = ""
-    ascii: bool = False
 
 
 def shown(facts: Facts, found: FleetState) -> list[RunFacts]:
@@ -35,10 +44,10 @@ def shown(facts: Facts, found: FleetState) -> list[RunFacts]:
 
 
 def _passes(run: RunFacts, text: str) -> bool:
-    if not text:
+    if text in ("", "!"):
         return True
-    words_of = f"{run.name} {state.word(run).text} {_where(run)}".lower()
-    return text[1:] not in words_of if text.startswith("!") and text[1:] else text in words_of
+    words_of = f"{run.name} {state.word(run).text} {where(run)} {market(run)}".lower()
+    return text[1:] not in words_of if text.startswith("!") else text in words_of
 
 
 def current(facts: Facts, found: FleetState) -> RunFacts | None:
@@ -46,189 +55,169 @@ def current(facts: Facts, found: FleetState) -> RunFacts | None:
     return next((run for run in runs if run.name == found.cursor), runs[0] if runs else None)
 
 
-def rows(facts: Facts, found: FleetState, width: int, height: int) -> list[Row]:
+def rows(facts: Facts, found: FleetState, width: int, height: int, now: float) -> list[Row]:
     """Exactly ``height`` rows."""
     runs, here = shown(facts, found), current(facts, found)
-    top = [*_header(facts), *_trouble(facts)]
-    wide = width >= WIDE
-    table = [_titles(wide), *(_run(run, run is here, facts.now, wide, found.ascii) for run in runs)]
-    if not runs:
-        table = [row(), row(Piece(_nothing(facts, found), "dim"))]
-    footer = _footer(found)
+    tall = height >= TALL
+    trouble = trouble_rows(facts, now, width, 6 if tall else 3)
+    top = [*_header(facts, now), *trouble]
+    top.append(_filter(facts, found, runs) if found.filter and not found.typing else Row())
     room = height - len(top) - 1
-    lanes: list[Row] = []
-    if wide and here is not None and height >= 30:
-        lanes = [row(), rule(here.name, width, right="⏎ open"), *lane_rows(here, facts.now, width, 6, found.ascii)]
-    at_most = max(3, room - len(lanes) - 6) if runs else 2
-    body = [*_window(table, runs, here, at_most), *lanes]
-    body += _events(facts, width, room - len(body), found.ascii)
+    if runs:
+        widths = choose(COLUMNS, width - 5)
+        head = row(Piece("    "), titles(COLUMNS, widths))
+        lines = [_run(run, run is here, now, widths) for run in runs]
+        body = [head, *_window(lines, runs.index(here) if here else 0, max(2, room // 2 - (2 if tall else 1)))]
+    else:
+        body = [row(Piece(f"   {line}", "dim")) for line in _nothing(facts, found)]
+    body = aged(body, facts, now)
+    gap = [Row()] if tall else []
+    if width >= WIDE and here is not None and tall:
+        lanes = lane_rows(here, now, width, 6)
+        body += [*gap, rule(here.name, width, right="enter opens"), *lanes]
+    boxes = box_rows(facts, width, 8 if tall else max(1, (room - len(body)) // 3 - 1))
+    body += [*gap, *boxes] if boxes else []
+    body += [*gap, *event_rows(facts, width, room - len(body) - len(gap))]
     body = body[:room] + [Row()] * (room - len(body))
-    return [*top, *body, footer]
+    return [*top, *body, _footer(found)]
 
 
-def _header(facts: Facts) -> list[Row]:
+def _header(facts: Facts, now: float) -> list[Row]:
+    right = age_pieces(facts, now)
+    if facts.first:
+        return [row(Piece(" fleet", "bright", True), right=right, on="bar"), Row()]
     by_word: dict[str, tuple[int, str]] = {}
     for run in facts.runs:
         word = state.word(run)
-        number, _ = by_word.get(word.text, (0, ""))
-        by_word[word.text] = (number + 1, word.role)
+        seen, _ = by_word.get(word.text, (0, ""))
+        by_word[word.text] = (seen + 1, word.role)
     pieces = [Piece(" fleet   ", "bright", True), Piece(f"{len(facts.runs)} run{'s' * (len(facts.runs) != 1)}", "text")]
-    for index, (text, (number, role)) in enumerate(sorted(by_word.items(), key=lambda item: -item[1][0])):
-        pieces += [Piece(" · ", "faint", drop=index + 1), Piece(f"{number} {text}", role, drop=index + 1)]
-    live = facts.store_error == "" and not facts.first
-    fresh = Piece("live ", "durable") if live else Piece("stale ", "notice")
-    right = (fresh, Piece(words.clock(facts.now) + " ", "dim"))
+    urgent = sorted(by_word.items(), key=lambda item: (item[1][1] not in ("lost", "notice"), -item[1][0]))
+    for index, (text, (seen, role)) in enumerate(urgent):
+        pieces += [Piece(" · ", "faint", drop=index + 2), Piece(f"{seen} {text}", role, drop=index + 2)]
     rate = sum(run.number("usd_hour") or 0.0 for run in facts.runs)
     spent = sum(run.number("spent_usd") or 0.0 for run in facts.runs)
-    risk = sum(_at_risk(run) or 0 for run in facts.runs if run.live)
+    risk = sum(at_risk(run) or 0 for run in facts.runs if run.live)
+    missing = facts.controller == "none" and any(run.live for run in facts.runs)
     second = row(
         Piece(f" {words.usd(rate)}/h", "bright", True), Piece("  spent ", "dim"), Piece(words.usd(spent), "text"),
-        Piece("   at risk now ", "dim", drop=1), Piece(f"{risk:,} steps", "text", drop=1),
-        right=(Piece("controller: ", "dim", drop=2), Piece(f"{facts.controller} ", _controller_role(facts), drop=2)),
+        Piece("   at risk now ", "dim", drop=2), Piece(words.steps(risk), "text", drop=2),
+        right=(Piece("controller: ", "dim", drop=1),
+               Piece(f"{facts.controller} ", "notice" if missing else "dim", drop=1)),
     )  # fmt: skip
-    return [row(*pieces, right=right, on="bar"), second]
+    return [row(*pieces, right=right, on="bar"), *aged([second], facts, now)]
 
 
-def _controller_role(facts: Facts) -> str:
-    return "notice" if facts.controller.startswith(("none", "can't")) and any(r.live for r in facts.runs) else "dim"
+def _filter(facts: Facts, found: FleetState, runs: Sequence[RunFacts]) -> Row:
+    told = f"{len(runs)} of {len(facts.runs)} run{'s' * (len(facts.runs) != 1)} · esc shows all"
+    return row(Piece(" /", "key", True), Piece(found.filter, "bright"), Piece(f"   {told}", "notice"))
 
 
-def _trouble(facts: Facts) -> list[Row]:
-    if not facts.store_error:
-        return [row()]
-    since = "" if facts.failing_since is None else f" for {words.age(facts.now - facts.failing_since)}"
-    return [
-        row(Piece(f" ▲ store unreachable{since} · boxes keep saving, nothing is killed", "notice", True)),
-        row(Piece(f"   {facts.store_error}", "dim")),
-    ]
-
-
-def _nothing(facts: Facts, found: FleetState) -> str:
+def _nothing(facts: Facts, found: FleetState) -> list[str]:
     if facts.first:
-        return "   reads the store …"
+        return ["nothing was read yet"] if facts.store_error else ["reads the store …"]
     if found.filter:
-        return f"   no run matches {found.filter}"
-    return "   Nothing runs yet.  vl-tui submit run.yaml  begins one;  vl-tui demo  shows one on this machine."
+        return [f"no run matches {found.filter}"]
+    if facts.unreadable:
+        return ["no run that can be read"]
+    return ["Nothing runs yet.", "vl-tui submit run.yaml   begins a run", "vl-tui demo              shows one, here"]
 
 
-def _titles(wide: bool) -> Row:
-    if wide:
-        text = (
-            f"     {'state':11} {'run':19} {'provider':8} {'place':12} {'market':9} {'progress':26} {'loss':>7}"
-            f" {'durable':>8} {'at risk':>8} {'$/h':>7} {'spent':>8} {'finish':>7}"
-        )
-    else:
-        text = f"     {'state':10} {'run':16} {'where':16} {'done':>5} {'durable':>8} {'$/h':>6} {'finish':>6}"
-    return row(Piece(text, "dim"))
-
-
-def _run(run: RunFacts, here: bool, now: float, wide: bool, ascii_only: bool) -> Row:
+def _run(run: RunFacts, here: bool, now: float, widths: dict[str, int]) -> Row:
     word, line = state.word(run), run.timeline
-    done = None if not line.total or line.step is None else min(1.0, line.step / line.total)
     durable = None if line.durable_at is None else now - line.durable_at
-    rate = run.number("usd_hour") if run.live else 0.0
     finish = finish_at(run, now)
-    marker = ">" if ascii_only else "▸"
-    pieces = [
-        Piece(f" {marker if here else ' '} ", "bright"),
-        Piece(f"{word.ascii if ascii_only else word.glyph} ", word.role),
-    ]
-    if wide:
-        pieces += [
-            Piece(pad(word.text, 11) + " ", word.role, True), Piece(pad(run.name, 19) + " ", "bright", here),
-            Piece(pad(_part(run, 0), 8) + " ", "text"), Piece(pad(_part(run, 1), 12) + " ", "dim"),
-            Piece(pad(_part(run, 2), 9) + " ", "dim"), *_bar(run, done, word.role, ascii_only),
-            Piece(pad(words.loss(line.loss), 8, right=True), "text"),
-            Piece(pad(words.age(durable) if run.live else "final", 9, right=True), _durable_role(run, durable)),
-            Piece(pad(words.count(_at_risk(run)) if run.live else "–", 9, right=True), "text"),
-            Piece(pad(words.usd(rate), 8, right=True), "text"),
-            Piece(pad(words.usd(run.number("spent_usd")), 9, right=True), "text"),
-            Piece(pad("–" if finish is None else words.minute(finish), 8, right=True), "text"),
-        ]  # fmt: skip
-    else:
-        percent = "–" if done is None else f"{done:.0%}"
-        pieces += [
-            Piece(pad(word.text, 10) + " ", word.role, True), Piece(pad(run.name, 16) + " ", "bright", here),
-            Piece(pad(_where(run), 16) + " ", "dim"), Piece(pad(percent, 5, right=True), "text"),
-            Piece(pad(words.age(durable) if run.live else "final", 9, right=True), _durable_role(run, durable)),
-            Piece(pad(words.usd(rate), 7, right=True), "text"),
-            Piece(pad("–" if finish is None else words.minute(finish), 7, right=True), "text"),
-        ]  # fmt: skip
-    return row(*pieces, on="select" if here else "")
+    share = done(run)
+    progress = f"{words.count(line.step)}/{words.count(line.total)}" if line.total else words.count(line.step)
+    values = {
+        "state": Piece(word.text, word.role, True),
+        "run": Piece(run.name, "bright", here),
+        "where": Piece(where(run), "dim"),
+        "market": Piece(market(run), "dim"),
+        "progress": Piece(f"{_bar(share)} {progress}", word.role),
+        "done": Piece("–" if share is None else f"{share:.0%}", "text"),
+        "loss": Piece(words.loss(line.loss), "text"),
+        "durable": Piece(words.age(durable), durable_role(run, durable)) if run.live else Piece("final", "dim"),
+        "at risk": Piece(words.count(at_risk(run)) if run.live else "–", "text"),
+        "$/h": Piece(words.usd(run.number("usd_hour") if run.live else 0.0), "text"),
+        "spent": Piece(words.usd(run.number("spent_usd")), "text"),
+        "finish": Piece("–" if finish is None else words.when(finish, now), late_role(run, finish)),
+    }
+    mark = Piece(" ▸ " if here else "   ", "bright")
+    return row(mark, Piece(word.glyph, word.role), *cells(COLUMNS, widths, values), on="select" if here else "")
 
 
 def finish_at(run: RunFacts, now: float) -> float | None:
-    """Unix seconds at which it ends if nothing happens: steps left by the pace of its last steps."""
+    """Unix seconds at which it ends if nothing happens: steps left by the pace of its last steps. None where it does
+    not train, or its steps are not known."""
     line = run.timeline
-    if not run.live or line.total is None or line.step is None or not line.steps_per_s:
+    if run.head.state != "running" or run.text("verdict") == "lost":
+        return None
+    if line.total is None or line.step is None or not line.steps_per_s:
         return None
     return now + max(0, line.total - line.step) / line.steps_per_s
 
 
-def _bar(run: RunFacts, done: float | None, role: str, ascii_only: bool) -> list[Piece]:
+def late_role(run: RunFacts, finish: float | None) -> str:
+    due = run.spec.deadline if run.spec else None
+    return "lost" if finish is not None and due is not None and finish > due else "text"
+
+
+def done(run: RunFacts) -> float | None:
+    """The share of its steps that is done, 0..1."""
     line = run.timeline
-    full = round(10 * (done or 0.0))
-    on, off = ("=", ".") if ascii_only else ("━", "┄")
-    count = f"{words.count(line.step)}/{words.count(line.total)}" if line.total else words.count(line.step)
-    return [Piece(on * full, role), Piece(off * (10 - full), "faint"), Piece(pad(f" {count}", 16), "text")]
+    return min(1.0, max(0.0, line.step / line.total)) if line.total and line.step is not None else None
 
 
-def _at_risk(run: RunFacts) -> int | None:
+def _bar(share: float | None) -> str:
+    full = round(10 * (share or 0.0))
+    return "━" * full + "┄" * (10 - full)
+
+
+def at_risk(run: RunFacts) -> int | None:
     """Steps that would be done again if the box died now."""
     line = run.timeline
     return None if line.step is None else max(0, line.step - (line.durable_step or 0))
 
 
-def _durable_role(run: RunFacts, durable: float | None) -> str:
-    return "durable" if durable is not None and (durable < 900 or not run.live) else "notice"
+def durable_role(run: RunFacts, durable_age: float | None) -> str:
+    """Green while the newest checkpoint is no older than three of its intervals, or a quarter of an hour."""
+    every = run.spec.checkpoints.every_s if run.spec else None
+    return "durable" if durable_age is not None and durable_age < max(900.0, 3 * (every or 0.0)) else "notice"
 
 
-def _part(run: RunFacts, index: int) -> str:
-    attempts = run.timeline.attempts
+def where(run: RunFacts) -> str:
+    """Provider and place of its box, or of its last one."""
+    provider, place = _part(run, "provider"), _part(run, "place")
+    return f"{provider} {place}".strip() or "–"
+
+
+def market(run: RunFacts) -> str:
+    return _part(run, "market").replace("_", "-") or "–"
+
+
+def _part(run: RunFacts, name: str) -> str:
     live = [box for box in run.boxes if not box.get("given_up")]
     if live:
-        box = next((one for one in live if one.get("launch") == run.head.launch), live[-1])
-        return str((box.get("provider"), box.get("place"), box.get("market"))[index] or "–")
-    if attempts:
-        last = attempts[-1]
-        return (last.provider, last.place, last.market)[index] or "–"
-    return "–"
+        return str(next((one for one in live if one.get("launch") == run.head.launch), live[-1]).get(name) or "")
+    return str(getattr(run.timeline.attempts[-1], name)) if run.timeline.attempts else ""
 
 
-def _where(run: RunFacts) -> str:
-    provider, place = _part(run, 0), _part(run, 1)
-    return "–" if provider == place == "–" else f"{provider} {place}"
-
-
-def _window(table: Sequence[Row], runs: Sequence[RunFacts], here: RunFacts | None, at_most: int) -> list[Row]:
-    """The title and as many runs as there is room for, the one under the cursor among them."""
-    if len(table) <= at_most:
-        return list(table)
-    at = runs.index(here) if here in runs else 0
-    first = min(max(0, at - (at_most - 1) // 2), len(runs) - (at_most - 1))
-    return [table[0], *table[1 + first : first + at_most]]
-
-
-def _events(facts: Facts, width: int, room: int, ascii_only: bool) -> list[Row]:
-    if room < 3:
-        return []
-    found = [(event, run.name) for run in facts.runs for event in run.timeline.recent]
-    newest = sorted(found, key=lambda item: item[0].t, reverse=True)[: room - 2]
-    lines = [row(), rule("events", width)]
-    names = min(19, max((len(name) for _, name in newest), default=0))
-    for event, name in newest:
-        glyph, role, text = told(event)
-        at = words.minute(event.t) if width < WIDE else words.clock(event.t)
-        mark = Piece("* " if ascii_only else f"{glyph} ", role)
-        what = Piece(text, "dim" if role == "dim" else "text")
-        lines.append(row(Piece(f" {at} ", "faint"), mark, Piece(pad(name, names) + "  ", "text"), what))
-    return lines
+def _window(lines: Sequence[Row], at: int, most: int) -> list[Row]:
+    """As many lines as there is room for, the one under the cursor among them; the rest is counted."""
+    if len(lines) <= most:
+        return list(lines)
+    room = max(1, most - 1)
+    first = min(max(0, at - room // 2), len(lines) - room)
+    below = len(lines) - first - room
+    told = " · ".join([f"{first} above"] * (first > 0) + [f"{below} below"] * (below > 0))
+    return [*lines[first : first + room], row(Piece(f"     {told}", "faint"))]
 
 
 def _footer(found: FleetState) -> Row:
     if found.typing:
         return row(Piece(" /", "key", True), Piece(found.filter, "bright"), Piece("▌", "bright"),
-                   right=(Piece("⏎ keep  esc clear ", "dim"),), on="bar")  # fmt: skip
+                   right=(Piece("enter keeps  esc clears ", "dim"),), on="bar")  # fmt: skip
     return footer(KEYS, found.status)
 
 

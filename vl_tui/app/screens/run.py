@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from textual import events
@@ -27,8 +28,8 @@ class RunScreen(DrawnScreen):
         self.found = RunState(name)
 
     def rows(self, width: int, height: int) -> list[Row]:
-        shown = replace(self.found, status=self.vl.status, ascii=self.vl.ascii)
-        return run_rows.rows(self.vl.facts, shown, self.vl.log_store, width, height)
+        shown = replace(self.found, status=self.vl.status)
+        return run_rows.rows(self.vl.facts, shown, self.vl.log_store, width, height, time.time())
 
     def on_mount(self) -> None:
         self.vl.follow(self.found.name)
@@ -36,7 +37,7 @@ class RunScreen(DrawnScreen):
     def on_unmount(self) -> None:
         self.vl.follow(None)
 
-    def on_key(self, event: events.Key) -> None:
+    def pressed(self, event: events.Key) -> None:
         key = event.key
         if key == "escape":
             self.vl.pop_screen()
@@ -51,16 +52,18 @@ class RunScreen(DrawnScreen):
         else:
             return
         event.stop()
-        if self.is_current:
+        if self.app.screen is self:
             self.redraw()
 
     def _scroll(self, key: str) -> None:
         log = self.vl.log_store
-        room = run_rows.log_room(self.vl.facts, self.found, *self.size)
+        room = run_rows.log_room(self.vl.facts, self.found, log, *self.size, time.time())
         at = run_rows.first_line(self.found, log, room)
         half = max(1, room // 2)
         step = {"j": 1, "down": 1, "k": -1, "up": -1, "ctrl+d": half, "ctrl+u": -half}
         step |= {"pagedown": room, "pageup": -room}
         to = 0 if key in ("g", "home") else max(0, at + step[key])
         last = max(0, len(log) - room)
-        self.found = replace(self.found, top=min(to, last), follow=to >= last and step.get(key, -1) > 0)
+        self.found = replace(
+            self.found, top=log.dropped + min(to, last), follow=to >= last and step.get(key, -1) > 0
+        )  # fmt: skip

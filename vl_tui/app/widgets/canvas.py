@@ -6,11 +6,13 @@ terminal has not taken what it was sent (a full output queue would block the who
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from rich.style import Style
 from textual.geometry import Region
 from textual.strip import Strip
+from textual.timer import Timer
 from textual.widget import Widget
 
 from vl_tui.app.draw import Row, strip
@@ -35,16 +37,18 @@ class Canvas(Widget, can_focus=True):
         self.look, self._draw = look, draw
         self._rows: list[Row] = []
         self._strips: dict[int, Strip] = {}
-        self._armed = False
+        self._pending: Timer | None = None
+        self.painted_at: float | None = None
+        """When it was first on the screen, by the monotonic clock; None: not yet."""
 
     def changed(self) -> None:
-        if not self._armed:
-            self._armed = True
-            self.set_timer(FRAME_S, self._paint)
+        if self._pending is None:
+            self._paint_in(FRAME_S)
 
     def repaint(self) -> None:
         """Draw now: a key was pressed."""
-        self._armed = True
+        if self._pending is not None:
+            self._pending.stop()
         self._paint()
 
     def on_mount(self) -> None:
@@ -55,11 +59,14 @@ class Canvas(Widget, can_focus=True):
         self.repaint()
         self.refresh()
 
+    def _paint_in(self, seconds: float) -> None:
+        self._pending = self.set_timer(seconds, self._paint)
+
     def _paint(self) -> None:
+        self._pending = None
         if self._is_behind():
-            self.set_timer(BEHIND_S, self._paint)
+            self._paint_in(BEHIND_S)
             return
-        self._armed = False
         width, height = self.size
         if not width or not height:
             return
@@ -79,6 +86,8 @@ class Canvas(Widget, can_focus=True):
         return queue is not None and queue.qsize() > BEHIND
 
     def render_line(self, y: int) -> Strip:
+        if self.painted_at is None and self._rows:
+            self.painted_at = time.monotonic()
         width = self.size.width
         found = self._strips.get(y)
         if found is None or found.cell_length != width:
