@@ -30,6 +30,7 @@ from vl_agent.reach import Reach
 from vl_agent.status import Status
 from vl_agent.store import Store, StoreError
 from vl_agent.training import Ended, Training
+from vl_agent.watchers import Watchers
 
 T = TypeVar("T")
 
@@ -84,10 +85,16 @@ class Attempt:
         self.reach = Reach(status, self.journal.tell)
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
         self._training = Training(record, folder.log, tuple(secrets.values()))
+        self._watchers = Watchers(
+            store, spec, self._training, log=folder.log, checkpoints=self._checkpoints, status=status,
+            tell=self.journal.tell, reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step,
+            fault=self._fault,
+        )  # fmt: skip
         self._pipeline: Pipeline | None = None
         self._helper = False
         self._noticed = False
         self._stop_as: tuple[str, float | None, bool] | None = None
+        self._faulted: tuple[Cause, str] | None = None
         self._missed = 0
         self._running = False
         self._done = asyncio.Event()
@@ -152,7 +159,7 @@ class Attempt:
         except (StoreError, ProtocolError) as error:
             self._missed += 1
             if self._missed > 1:  # one lost answer is no risk yet
-                self.reach.failed("head", str(error))
+                self.reach.failed("head", error)
             return
         self._missed = 0
         self.reach.works("head")
@@ -196,7 +203,7 @@ class Attempt:
             self.reach,
             keep=self.spec.checkpoints.keep,
             keep_every=self.spec.checkpoints.keep_every,
-            tell=self.journal.tell,
+            tell=self._watchers.tell,
             distrusted=restored.bad,
             swept=self._sweeping.done,
         )
@@ -219,20 +226,23 @@ class Attempt:
         durable = asyncio.create_task(pipeline.run())
         reading = asyncio.create_task(self._keep_reading(progress, pipeline))
         waiting = asyncio.create_task(self._training.wait())
+        watching = asyncio.create_task(self._watchers.run())
         try:
             first: set[asyncio.Future[Any]] = {durable, waiting, self._fenced}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 await self._cut(durable, waiting)
             ended = self._exited(await waiting)
+            watching.cancel()
+            await self._watchers.last_look()
             await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
             await pipeline.close()
             await self._settled(durable, pipeline)
         finally:
-            for task in (reading, durable, waiting):
+            for task in (reading, durable, waiting, watching):
                 task.cancel()
-            await asyncio.gather(reading, durable, waiting, return_exceptions=True)
+            await asyncio.gather(reading, durable, waiting, watching, return_exceptions=True)
         await self._read_all(progress, pipeline)
         return await self._conclude(ended)
 
@@ -269,6 +279,8 @@ class Attempt:
             ended = replace(ended, cause=self._cause_of_stop, detail=f"{self._why}: {ended.detail}")
         elif ended.cause == "user_error" and (full := _full(self.log.parent, self._checkpoints)):
             ended = replace(ended, cause="host_fault", detail=f"the disk of {full} is full: {ended.detail}")
+        if self._faulted is not None:
+            ended = replace(ended, cause=self._faulted[0], detail=self._faulted[1])
         self.journal.tell("exited", code=ended.code, signal=ended.signal, cause=ended.cause, detail=ended.detail)
         return ended
 
@@ -310,7 +322,7 @@ class Attempt:
             except (StoreError, ProtocolError) as error:
                 if self._fenced.done():
                     raise Fenced(self._fenced.result()) from None
-                self.reach.failed("attempt", str(error))
+                self.reach.failed("attempt", error)
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(10.0, pause * 2)
                 continue
@@ -333,6 +345,12 @@ class Attempt:
                 await asyncio.gather(task, return_exceptions=True)
 
     # ------------------------------------------------------------------------------------------ stopping and telling
+
+    def _fault(self, cause: Cause, words: str) -> None:
+        """A hang, or a fault of this machine: the training is ended, and its attempt for this reason."""
+        if self._stop_as is None:
+            self._faulted = cause, words
+            self._begin_to_stop(cause, None, False)
 
     def _begin_to_stop(self, why: str, deadline: float | None, save: bool) -> None:
         self._stop_as = self._stop_as or (why, deadline, save)
@@ -385,9 +403,17 @@ class Attempt:
         self.status.upload(pipeline.uploads.progress if pipeline.pending else None)
 
     def _step(self, word: told.Step) -> None:
+        self._watchers.step(word)
+        self._told_step(word)
+
+    def _read_step(self, word: told.Step) -> None:
+        """Read in the output, where nobody tells steps."""
+        self._told_step(word, source="log")
+
+    def _told_step(self, word: told.Step, **source: str) -> None:
         total = self.spec.total_steps if word.total is None else word.total
         self.status.step, self.status.loss, self.status.total_steps = word.step, word.loss, total
-        self.journal.tell("step", step=word.step, loss=word.loss, total=total)
+        self.journal.tell("step", step=word.step, loss=word.loss, total=total, **source)
 
     def _phase(self, phase: Phase, detail: str) -> None:
         self.status.phase, self.status.detail = phase, detail

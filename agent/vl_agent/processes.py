@@ -87,8 +87,10 @@ def members(family: Family) -> list[int]:
 
 
 def _is_adopted(process: Process, family: Family) -> bool:
-    """A child of ours that began after the training: we start nothing else then, so its parents were the training's."""
-    return _adopts and process.parent == os.getpid() and 0 < family.leader_start <= process.start
+    """A child of ours that began after the training: what else we start then is in ``beside``, so its parents were the
+    training's."""
+    ours = _adopts and process.parent == os.getpid() and process.pid not in beside
+    return ours and 0 < family.leader_start <= process.start
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:
@@ -130,6 +132,8 @@ def _signal_all(pids: Collection[int], number: signal.Signals) -> None:
 
 
 _adopts = False
+beside: set[int] = set()
+"""Children of ours that are not the training's, and are waited for by who started them."""
 
 
 def adopt_orphans() -> None:
@@ -144,7 +148,7 @@ def reap(own: Collection[int]) -> None:
     """Collect adopted children that have ended; ``own`` are left to who waits for them."""
     me = os.getpid()
     for process in list(all_processes()):
-        if process.parent == me and process.zombie and process.pid not in own:
+        if process.parent == me and process.zombie and process.pid not in own and process.pid not in beside:
             try:
                 os.waitpid(process.pid, os.WNOHANG)
             except ChildProcessError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,11 @@ class Status:
     upload_bytes: int | None = None
     upload_total: int | None = None
     upload_rate: float | None = None
+    at_risk: str = ""
+    at_risk_since: float | None = None
+    """By this machine's monotonic clock."""
+    beat_put: tuple[float, float] | None = None
+    """Wall time right before and right after the newest beat that the store took."""
     detail: str = ""
 
     def upload(self, progress: Progress | None) -> None:
@@ -38,9 +44,11 @@ class Status:
     def beat(self) -> Beat:
         """The next beat: the counter moves once for each."""
         self.counter += 1
+        since = self.at_risk_since
         return Beat(
             counter=self.counter, launch=self.launch, epoch=self.epoch, phase=self.phase, step=self.step,
             loss=self.loss, saved_step=self.saved_step, durable_step=self.durable_step, total_steps=self.total_steps,
             notice_deadline=self.notice_deadline, store_error=self.store_error, detail=self.detail,
             upload_bytes=self.upload_bytes, upload_total=self.upload_total, upload_rate=self.upload_rate,
+            at_risk=self.at_risk, at_risk_s=0.0 if since is None else round(time.monotonic() - since, 1),
         )  # fmt: skip

@@ -162,6 +162,7 @@ async def test_a_killed_supervisor_is_started_in_place_and_loses_nothing(
     async with here.attach() as at:
         await here.start(at)
         await at.event("durable", step=10)
+        await at.phase("training")  # the beat in its file: another "prepared" is the next supervisor's
         trained = here.family()
         os.kill(pid, signal.SIGKILL)
         await until(lambda: not is_alive(pid))

@@ -246,3 +246,13 @@ async def test_who_gives_a_part_up_waits_until_nothing_is_written_any_more(store
     assert not writing.is_set()
     entered.clear()
     assert not await asyncio.to_thread(entered.wait, 0.5)
+
+
+async def test_a_listing_says_when_each_was_written_by_the_stores_own_clock(store: Store) -> None:
+    began = time.time()
+    await store.put("a", b"one")
+    (found,) = await store.list("a")
+    if isinstance(store, MemoryStore):
+        assert found.modified == 0.0, "it does not know"
+    else:
+        assert began - 2 <= found.modified <= time.time() + 2
