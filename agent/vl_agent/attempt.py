@@ -392,6 +392,7 @@ class Attempt:
         self.status.saved_step = pipeline.saved_step or self.status.saved_step
         self.status.durable_step = pipeline.durable_step
         self.status.layout = pipeline.layout
+        self.status.upload(pipeline.uploads.progress if pipeline.pending else None)
 
     def _hear(self, word: told.Word, pipeline: Pipeline) -> None:
         if isinstance(word, told.Step):

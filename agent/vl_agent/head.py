@@ -262,16 +262,19 @@ async def pin(store: Store, run: str, *, step: int, pinned: bool) -> Head:
     return await _change(store, run, to_pinned)
 
 
-async def delete_released(store: Store, run: str, *, epoch: int, holder: str, dropped: tuple[Kept, ...]) -> None:
-    """Delete the manifests of entries that a swap dropped, and those of their blobs that no kept checkpoint names.
-    By the holder only, after the swap (invariant 5). A manifest that can't be read ends it: nothing is guessed."""
+async def delete_released(
+    store: Store, run: str, *, epoch: int, holder: str, dropped: tuple[Kept, ...], left: Collection[str] = ()
+) -> None:
+    """Delete the manifests of entries that a swap dropped, and those of their blobs, and of the blobs that are ``left``
+    of saves that were given up, which no kept checkpoint names. By the holder only, after the swap (invariant 5). A
+    manifest that can't be read ends it: nothing is guessed."""
     gone = [await manifest(store, entry.manifest) for entry in dropped]
-    keys = {ref.key for one in gone for ref in one.files}
+    keys = {part.key for one in gone for ref in one.files for part in ref.pieces}.union(left)
     head, _ = await read(store, run)
     _holds(head, epoch, holder)
     keys -= await _named(store, head)
-    for key in [*sorted(keys), *(entry.manifest for entry in dropped)]:
-        await store.delete(key)
+    await store.delete(*sorted(keys))
+    await store.delete(*(entry.manifest for entry in dropped))
 
 
 async def sweep(store: Store, run: str, *, epoch: int, holder: str) -> int:
@@ -282,10 +285,10 @@ async def sweep(store: Store, run: str, *, epoch: int, holder: str) -> int:
     keep = await _named(store, head) | {entry.manifest for entry in _entries(head)}
     swept = 0
     for prefix in (protocol.blobs_prefix(run), protocol.checkpoints_prefix(run)):
-        for entry in await store.list(prefix):
-            if entry.key not in keep and _epoch_of(entry.key, epoch) < epoch:
-                await store.delete(entry.key)
-                swept += 1
+        left = [entry.key for entry in await store.list(prefix)]
+        gone = [key for key in left if key not in keep and _epoch_of(key, epoch) < epoch]
+        await store.delete(*gone)
+        swept += len(gone)
     return swept
 
 
@@ -301,7 +304,7 @@ def _entries(head: Head) -> tuple[Kept, ...]:
 async def _named(store: Store, head: Head) -> set[str]:
     """Every blob key that the head's checkpoints name."""
     keys = {entry.manifest for entry in _entries(head)}
-    return {ref.key for key in sorted(keys) for ref in (await manifest(store, key)).files}
+    return {part.key for key in sorted(keys) for ref in (await manifest(store, key)).files for part in ref.pieces}
 
 
 def _epoch_of(key: str, otherwise: int) -> int:

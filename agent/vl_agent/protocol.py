@@ -195,15 +195,34 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A stretch of a large file, stored as a blob of its own."""
+
+    key: str
+    size: int
+    hash: str
+    """BLAKE3 of its bytes, 64 hex digits."""
+
+
+@dataclass(frozen=True)
 class BlobRef:
     """One file of a checkpoint: where it goes on disk (relative, POSIX), what it holds, where its bytes are."""
 
     path: str
     size: int
     hash: str
-    """BLAKE3 of the content, 64 hex digits."""
+    """BLAKE3 of the whole content, 64 hex digits."""
     key: str
+    """The one blob that holds it; empty where it is in ``parts``."""
     mode: int = 0o644
+    parts: tuple[Part, ...] = ()
+    """In order, end to end. A large file is several blobs, not one of a multipart upload: each is there or is not, so
+    an upload that was cut goes on where it was, and nothing stays behind in the store that no list shows."""
+
+    @property
+    def pieces(self) -> tuple[Part, ...]:
+        """Its blobs in order, one for a small file."""
+        return self.parts or (Part(self.key, self.size, self.hash),)
 
 
 @dataclass(frozen=True)
@@ -349,6 +368,11 @@ class Beat:
     """Not empty: the store can't be reached or refuses; the run trains but can't become durable (at risk)."""
     layout: str = ""
     """Whose checkpoints were recognised, by the framework's name; empty before the first save."""
+    upload_bytes: int | None = None
+    """Of the save that is being uploaded now, bytes that are in the store; None: none is."""
+    upload_total: int | None = None
+    upload_rate: float | None = None
+    """Bytes a second since it began, waits included: the rest takes (total - bytes) / rate."""
     detail: str = ""
     """What it is doing, or why it ended, for a person."""
     at_risk: str = ""

@@ -175,23 +175,33 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------- before the attempt
 
     async def _prepare(self) -> RunSpec:
-        """Workdir, setup, and the newest checkpoint ahead of time. The store is asked until it answers."""
+        """Workdir and setup, and beside them the newest checkpoint ahead of time. The store is asked until it
+        answers."""
         self.status.detail = "fetches the working folder"
         spec: RunSpec = await self._asked(self._spec)
         work = self.folder.work.resolve()
         if spec.name != self.config.run or work not in (work / spec.checkpoints.path).resolve().parents:
             raise ProtocolError(f"the store's spec of {self.config.run} is not one: submit the run again")
-        if not self.folder.prepared.exists():
-            await self._asked(lambda: unpack(self.store, spec, self.folder.work))
-            if spec.setup:
-                self.status.detail = "runs setup"
-                ours = {name: value for name, value in os.environ.items() if name not in recognise.KEYS}
-                env = {**ours, **spec.env, **self.config.secrets}
-                await set_up(spec.setup, self.folder.work, self.folder.setup_log, env)
-            self.folder.prepared.touch()
-        self.status.detail = "fetches the newest checkpoint"
-        await self._asked(self._prefetch)
+        fetching = asyncio.create_task(self._asked(self._prefetch))
+        try:
+            await self._make_ready(spec)
+            self.status.detail = "fetches the newest checkpoint"
+            await fetching
+        finally:
+            fetching.cancel()
+            await asyncio.gather(fetching, return_exceptions=True)
         return spec
+
+    async def _make_ready(self, spec: RunSpec) -> None:
+        if self.folder.prepared.exists():
+            return
+        await self._asked(lambda: unpack(self.store, spec, self.folder.work))
+        if spec.setup:
+            self.status.detail = "runs setup"
+            ours = {name: value for name, value in os.environ.items() if name not in recognise.KEYS}
+            env = {**ours, **spec.env, **self.config.secrets}
+            await set_up(spec.setup, self.folder.work, self.folder.setup_log, env)
+        self.folder.prepared.touch()
 
     async def _bring_what_was_left(self) -> None:
         """A killed supervisor's last moment: the end of its journal and log, while the store answers."""

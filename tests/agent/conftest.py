@@ -10,6 +10,13 @@ from tests.agent.box import Box
 from tests.agent.protected import Protected, store_at
 
 
+@pytest.fixture(autouse=True)
+def impatient_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that failed is asked for again soon."""
+    for module in ("upload", "download"):
+        monkeypatch.setattr(f"vl_agent.checkpoints.{module}.FIRST_PAUSE_S", 0.01)
+
+
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """A store in a folder."""

@@ -188,6 +188,7 @@ class Held:
         head = self.head_in_store()
         for entry in {*head.kept, *([head.checkpoint] if head.checkpoint else [])}:
             assert entry.manifest in self.memory.objects, f"no manifest of step {entry.step}"
-            for ref in decode(Manifest, self.memory.objects[entry.manifest]).files:
-                assert ref.key in self.memory.objects, f"no blob of step {entry.step}"
-                assert blake3(self.memory.objects[ref.key]).hexdigest() == ref.hash, f"step {entry.step} is not whole"
+            files = decode(Manifest, self.memory.objects[entry.manifest]).files
+            for part in (part for ref in files for part in ref.pieces):
+                assert part.key in self.memory.objects, f"no blob of step {entry.step}"
+                assert blake3(self.memory.objects[part.key]).hexdigest() == part.hash, f"step {entry.step} is not whole"

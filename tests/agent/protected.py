@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from vl_agent import head as heads
 from vl_agent import training
+from vl_agent.checkpoints import download
 from vl_agent.protocol import Event, Head, agent_writer, journal_prefix, parse_event
 from vl_agent.store import NotFound, Store, open_store
 
@@ -62,7 +63,7 @@ async def weights_of(store: Store, run: str, folder: Path) -> tuple[int, str]:
     assert checkpoint is not None
     (ref,) = (await heads.manifest(store, checkpoint.manifest)).files
     path = folder / "fetched-by-the-test"
-    await store.get_file(ref.key, path, ref.size)
+    await download.fetch(store, [(ref, path)])
     return weights_in(path)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from vl_agent import head as heads
+from vl_agent.checkpoints.upload import TRIES
 from vl_agent.protocol import Kept
 from vl_agent.store import StoreError, open_store
 
@@ -130,6 +131,50 @@ async def test_what_a_swap_dropped_is_not_named_again_though_its_answer_was_lost
         held.checked()
 
 
+async def test_a_save_that_was_given_up_after_its_swap_keeps_its_blobs(tmp_path: Path) -> None:
+    """The outage begins between the swap and its answer, a newer save takes its place: what the first one sent looks
+    like the rest of an upload that came to nothing, and is what the head names."""
+    held = await held_and_watched(tmp_path)
+    pipeline = held.pipeline(keep=3)
+    outage = [False]
+
+    def fault(ask: Ask) -> Fate:
+        if ask.op == "swap":
+            outage[0] = True
+            return "lost reply"
+        return "lost" if outage[0] else "ok"
+
+    async with held.running(pipeline) as task:
+        held.store.fault = fault
+        held.save(2)
+        await pipeline.look()
+        await until(lambda: held.status.store_error)
+        held.save(3)
+        await pipeline.look()
+        held.store.fault = None
+        await until(lambda: task.done() or pipeline.durable_step == 3)
+        await until(lambda: task.done() or pipeline.pending is None)
+    held.checked()
+    assert [entry.step for entry in held.head_in_store().kept] == [2, 3]
+
+
+async def test_what_a_given_up_save_sent_is_deleted_once_a_newer_one_is_durable(tmp_path: Path) -> None:
+    held = await held_and_watched(tmp_path)
+    pipeline = held.pipeline(keep=3)
+    async with held.running(pipeline) as task:
+        held.store.fault = lambda ask: "lost" if "/checkpoints/" in ask.key else "ok"
+        held.save(2)
+        await pipeline.look()
+        await until(lambda: held.status.store_error)
+        held.save(3)
+        await pipeline.look()
+        held.store.fault = None
+        await until(lambda: task.done() or pipeline.durable_step == 3)
+        await until(lambda: task.done() or pipeline.pending is None)
+    held.checked()
+    assert len([key for key in held.memory.objects if "/blobs/" in key]) == 1
+
+
 async def test_while_the_sweep_goes_on_nothing_of_an_older_epoch_is_named_anew(tmp_path: Path) -> None:
     """What it deletes it has decided on an older head."""
     held = await held_and_watched(tmp_path)
@@ -147,10 +192,10 @@ async def test_while_the_sweep_goes_on_nothing_of_an_older_epoch_is_named_anew(t
 
 async def test_a_file_that_is_written_while_it_is_uploaded_is_not_committed(tmp_path: Path) -> None:
     class Overwrites(MemoryStore):
-        async def put_file(self, key: str, path: Path, **_: Any) -> None:
-            with path.open("r+b") as file:  # in place: the held link shows it as well
+        async def put_part(self, key: str, data: bytes | bytearray, *, limit_s: float) -> None:
+            with (held.checkpoints / "step-5.pt").open("r+b") as file:  # in place: the held link shows it as well
                 file.write(b"X" * 40)
-            await super().put_file(key, path)
+            await super().put_part(key, data, limit_s=limit_s)
 
     held = Held(tmp_path, Overwrites())
     await held.begin()
@@ -162,13 +207,13 @@ async def test_a_file_that_is_written_while_it_is_uploaded_is_not_committed(tmp_
 
 async def test_a_refused_upload_is_never_named(tmp_path: Path) -> None:
     class Refuses(MemoryStore):
-        times = 2
+        times = TRIES + 1
 
-        async def put_file(self, key: str, path: Path, **_: Any) -> None:
+        async def put_part(self, key: str, data: bytes | bytearray, *, limit_s: float) -> None:
             if self.times:
                 self.times -= 1
                 raise StoreError("memory: no room.")
-            await super().put_file(key, path)
+            await super().put_part(key, data, limit_s=limit_s)
 
     held = Held(tmp_path, Refuses(Watched()))
     await held.begin()

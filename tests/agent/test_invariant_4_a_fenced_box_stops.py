@@ -35,8 +35,6 @@ async def test_a_save_under_way_when_the_epoch_ends_is_refused(tmp_path: Path, a
     held = Held(tmp_path)
     await held.begin()
     await held.keep(3)
-    pipeline = held.pipeline()
-    held.save(5)
     newer = Held(tmp_path / "newer", MemoryStore(held.memory))
     before = held.head_in_store()
     began: list[asyncio.Task[object]] = []
@@ -48,7 +46,9 @@ async def test_a_save_under_way_when_the_epoch_ends_is_refused(tmp_path: Path, a
                 await began[0]
             return await super()._ask(ask)
 
-    pipeline._store = Slow(held.memory)
+    held.store = Slow(held.memory)
+    pipeline = held.pipeline()
+    held.save(5)
     async with held.running(pipeline) as task:
         await pipeline.close()
         with pytest.raises(Fenced):

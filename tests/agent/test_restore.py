@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vl_agent.checkpoints import files
 from vl_agent.checkpoints import restore as restoring
-from vl_agent.protocol import BlobRef, Manifest, encode
-from vl_agent.store import StoreError, Unanswered
+from vl_agent.checkpoints.download import TRIES
+from vl_agent.protocol import BlobRef, Manifest, Part, encode
+from vl_agent.store import StoreError, Take, Unanswered
 
 from tests.agent.held import Held, torch_like
 from tests.store.memory import MemoryStore, fate_of
@@ -93,9 +94,9 @@ async def test_a_blob_that_is_deleted_between_the_look_and_the_fetch(held: Held)
     key = (await held.keep(7)).files[0].key
 
     class Deletes(MemoryStore):
-        async def get_file(self, wanted: str, path: Path, size: int) -> None:
+        async def get_part(self, wanted: str, size: int, take: Take) -> None:
             self.memory.objects.pop(key, None)
-            await super().get_file(wanted, path, size)
+            await super().get_part(wanted, size, take)
 
     held.store = Deletes(held.memory)
     assert "missing" in await falls_back(held)
@@ -175,6 +176,28 @@ async def test_a_hash_that_is_none_never_becomes_a_path(held: Held, hashed: str)
     good = await held.keep(7)
     held.memory.objects[held.head.checkpoint.manifest] = encode(  # type: ignore[union-attr]
         replace(good, files=(replace(good.files[0], hash=hashed),))
+    )
+    assert "no blob of this run" in await falls_back(held)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(3, 3), (6, 6), (-6, 12), (6,), (), (2, 2, 2, 2)], ids=lambda sizes: "+".join(map(str, sizes))
+)
+async def test_parts_that_do_not_make_the_file(held: Held, sizes: tuple[int, ...]) -> None:
+    good = await held.keep(7)
+    (ref,) = good.files
+    parts = tuple(Part(ref.key, size, ref.hash) for size in sizes)
+    whole = replace(ref, key="", size=7, parts=parts)
+    held.memory.objects[held.head.checkpoint.manifest] = encode(replace(good, files=(whole,)))  # type: ignore[union-attr]
+    assert "its manifest" in await falls_back(held)
+
+
+async def test_parts_of_another_run(held: Held) -> None:
+    good = await held.keep(7)
+    (ref,) = good.files
+    parts = (Part("runs/other/blobs/x-1-1", ref.size, ref.hash),)
+    held.memory.objects[held.head.checkpoint.manifest] = encode(  # type: ignore[union-attr]
+        replace(good, files=(replace(ref, key="", parts=parts),))
     )
     assert "no blob of this run" in await falls_back(held)
 
@@ -276,7 +299,8 @@ async def test_a_store_that_does_not_answer_is_no_bad_checkpoint(held: Held) -> 
     """Else a moment's outage would throw work away."""
     await held.keep(7)
     for op in ("get_range", "list", "get"):
-        held.store.fault = fate_of(op, "lost", key="/blobs/" if op != "get_range" else "checkpoints/")
+        key = "/blobs/" if op != "get_range" else "checkpoints/"
+        held.store.fault = fate_of(op, "lost", key=key, times=TRIES if op == "get" else 1)
         with pytest.raises(Unanswered):
             await held.restore()
     held.store.fault = None
@@ -416,14 +440,13 @@ async def test_a_store_error_while_fetching_leaves_nothing_half_in_place(held: H
     await held.keep(7, {"step-7/a": b"a" * 100, "step-7/b": b"b" * 100})
 
     class Stops(MemoryStore):
-        fetched = 0
+        async def get_part(self, key: str, size: int, take: Take) -> None:
+            def half(block: memoryview) -> None:
+                take(block)
+                if b"b" in bytes(block):
+                    raise StoreError("memory: stopped half way.")
 
-        async def get_file(self, key: str, path: Path, size: int) -> None:
-            self.fetched += 1
-            if self.fetched == 2:
-                path.write_bytes(b"b" * 50)
-                raise StoreError("memory: stopped half way.")
-            await super().get_file(key, path, size)
+            await super().get_part(key, size, half)
 
     good, held.store = held.store, Stops(held.memory)
     with pytest.raises(StoreError):

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from vl_agent.checkpoints.upload import TRIES
 
 from tests.agent.held import RUN, Held
 from tests.agent.protected import until
@@ -53,7 +54,7 @@ async def test_of_what_was_saved_meanwhile_the_newest_alone_is_brought(held: Hel
             held.save(step)
             await pipeline.look()
             asked = len(held.store.asked)
-            await until(lambda asked=asked: len(held.store.asked) > asked)
+            await until(lambda asked=asked: len(held.store.asked) > asked + 2 * TRIES)
         (held.checkpoints / "step-7.pt").unlink()  # the script's rotation; a link holds the content
         held.store.fault = None
         await until(lambda: pipeline.durable_step == 7)

@@ -132,8 +132,15 @@ class MemoryStore:
         keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
         return [Entry(key, len(self._objects[key][0]), self._objects[key][1]) for key in keys]
 
-    async def delete(self, key: str) -> None:
-        self._objects.pop(key, None)
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._objects.pop(key, None)
+
+    async def put_part(self, key: str, data: Any, *, limit_s: float) -> None:
+        raise NotImplementedError
+
+    async def get_part(self, key: str, size: int, take: Any) -> None:
+        raise NotImplementedError
 
     async def put_file(self, key: str, path: Any, *, sent: Any = None) -> None:
         raise NotImplementedError

@@ -35,9 +35,9 @@ EXAMPLES = [
 ]
 
 RECORDS = [
-    protocol.Head, protocol.Kept, protocol.Manifest, protocol.BlobRef, protocol.RunSpec, protocol.CheckpointPolicy,
-    protocol.LaunchRecord, protocol.LaunchEnd, protocol.Beat, protocol.Intent, protocol.IntentDone, protocol.Lease,
-    protocol.Hello,
+    protocol.Head, protocol.Kept, protocol.Manifest, protocol.BlobRef, protocol.Part, protocol.RunSpec,
+    protocol.CheckpointPolicy, protocol.LaunchRecord, protocol.LaunchEnd, protocol.Beat, protocol.Intent,
+    protocol.IntentDone, protocol.Lease, protocol.Hello,
 ]  # fmt: skip
 
 WORDS = [protocol.HeadState, protocol.Market, protocol.LaunchWhy, protocol.LaunchEndReason, protocol.Phase]

@@ -162,11 +162,11 @@ class Meanwhile(MemoryStore):
         super().__init__()
         self.act, self.at, self.files = act, at, 0
 
-    async def put_file(self, key: str, path: Path, **_: Any) -> None:
+    async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
         self.files += 1
         if self.files == self.at:
             self.act()
-        await super().put_file(key, path)
+        await super().put_part(key, data, limit_s=limit_s)
 
 
 async def test_deleted_while_it_is_sent_it_becomes_durable_all_the_same(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vl_agent.store import Entry, Exists, Moved, NotFound, Stored, StoreError, Unanswered
+from vl_agent.store import Entry, Exists, Moved, NotFound, Stored, StoreError, Take, Unanswered
 
 Fate = Literal["ok", "lost", "lost reply", "late", "twice", "crash before", "crash after", "crash, late"]
 # ok            it happens, the answer comes
@@ -129,8 +129,19 @@ class MemoryStore:
         found: list[Entry] = await self._ask(Ask("list", (prefix, after)))
         return found
 
-    async def delete(self, key: str) -> None:
-        await self._ask(Ask("delete", (key,)))
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            await self._ask(Ask("delete", (key,)))
+
+    async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
+        await self.put(key, bytes(data))
+
+    async def get_part(self, key: str, size: int, take: Take) -> None:
+        data = (await self.get(key)).data
+        if len(data) != size:
+            raise StoreError(f"memory: {key} has {len(data)} bytes, {size} were expected.")
+        take(memoryview(data[: size // 2]))
+        take(memoryview(data[size // 2 :]))
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:
         data = path.read_bytes()

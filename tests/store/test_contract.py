@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -185,6 +187,65 @@ async def test_it_proves_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(proof, "RACERS", 4)
     await prove(store)
     assert await store.list("fleet/") == []
+
+
+async def part_of(store: Store, key: str, size: int) -> bytes:
+    whole = bytearray()
+    await store.get_part(key, size, whole.extend)
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (3 << 20) + 7])
+async def test_a_part_is_given_in_order(store: Store, size: int) -> None:
+    data = os.urandom(size)
+    await store.put_part("part", data, limit_s=30.0)
+    assert await part_of(store, "part", size) == data
+    assert await part_of(store, "part", size) == data  # over the connection of before
+
+
+async def test_a_part_that_is_missing_or_of_another_size_is_told(store: Store) -> None:
+    with pytest.raises(NotFound, match="there is no part"):
+        await part_of(store, "part", 3)
+    await store.put_part("part", b"12345", limit_s=30.0)
+    for size in (4, 6):
+        with pytest.raises(StoreError, match=f"{size} "):
+            await part_of(store, "part", size)
+    assert await part_of(store, "part", 5) == b"12345"
+
+
+async def test_a_full_disk_of_ours_is_no_error_of_the_store(store: Store) -> None:
+    await store.put_part("part", b"12345", limit_s=30.0)
+
+    def full(block: memoryview) -> None:
+        raise OSError(errno.ENOSPC, "ours")
+
+    with pytest.raises(OSError, match="ours"):
+        await store.get_part("part", 5, full)
+
+
+async def test_who_gives_a_part_up_waits_until_nothing_is_written_any_more(store: Store) -> None:
+    """Whoever closes the file next must not have others' bytes in the descriptor's next file."""
+    size = 4 << 20
+    await store.put_part("part", bytes(size), limit_s=30.0)
+    entered, writing = threading.Event(), threading.Event()
+
+    def slow(block: memoryview) -> None:
+        writing.set()
+        entered.set()
+        time.sleep(0.2)
+        writing.clear()
+
+    getting = asyncio.create_task(store.get_part("part", size, slow))
+    if isinstance(store, MemoryStore):
+        await getting
+        return
+    await asyncio.to_thread(entered.wait, 20)
+    getting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await getting
+    assert not writing.is_set()
+    entered.clear()
+    assert not await asyncio.to_thread(entered.wait, 0.5)
 
 
 async def test_a_listing_says_when_each_was_written_by_the_stores_own_clock(store: Store) -> None:

@@ -24,7 +24,7 @@ async def _each_small_call(store: Store) -> list[StoreError]:
     errors = []
     for call in (
         store.put("k", b"1"), store.create("k", b"1"), store.swap("k", b"1", "v"), store.get("k"), store.list(""),
-        store.folders("runs/"), store.delete("k"),
+        store.folders("runs/"), store.delete("k"), store.get_part("k", 1, lambda block: None),
     ):  # fmt: skip
         with pytest.raises(StoreError) as caught:
             await call

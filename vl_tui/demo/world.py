@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vl_agent import protocol
+from vl_agent.checkpoints import download
 from vl_agent.protocol import ENDED_STATES, Event
 from vl_agent.store import Store, StoreError
 
@@ -172,7 +173,7 @@ class World:
             return False
         manifest = protocol.decode(protocol.Manifest, (await self.store.get(head.checkpoint.manifest)).data)
         for ref in manifest.files:
-            await self.store.get_file(ref.key, target, ref.size)
+            await download.fetch(self.store, [(ref, target)])
         return bool(manifest.files)
 
     # --------------------------------------------------------------------------------------------------- processes

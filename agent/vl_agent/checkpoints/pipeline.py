@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from vl_agent import head as heads
 from vl_agent.checkpoints import files
 from vl_agent.checkpoints.files import Stamp
+from vl_agent.checkpoints.upload import Known, Uploads
 from vl_agent.checkpoints.watch import Part, Saved, Watch
 from vl_agent.head import Fenced
 from vl_agent.protocol import BlobRef, Head, Kept, Manifest, ProtocolError, blob_key, encode, manifest_key
@@ -59,14 +60,13 @@ class Pipeline:
         self._epoch, self._holder = head.epoch, head.holder
         self._reach, self._keep, self._keep_every, self._tell, self._wall = reach, keep, keep_every, tell, wall
         self._distrusted, self._swept, self._doubt = distrusted, swept, doubt
+        self.uploads = Uploads(store)
         self._good: Saved | None = None
         self._suspect: Saved | None = None
         self._arrived = asyncio.Event()
         self._closing = False
         self._taken: dict[str, Mapping[str, Stamp]] = {}
         self._known: dict[tuple[str, int], BlobRef] | None = None
-        self._unnamed: dict[tuple[str, int], BlobRef] = {}
-        """Blobs of this epoch that no manifest in the head names yet; nobody deletes them."""
         self._counter = 0
         self._sent: _Sent | None = None
         self._busy: Saved | None = None
@@ -83,6 +83,7 @@ class Pipeline:
     def hurry(self) -> None:
         """A notice came: from now on nothing is waited for but the store."""
         self._most_pause_s = _HURRIED_PAUSE_S
+        self.uploads.hurry()
 
     @property
     def _waiting(self) -> Saved | None:
@@ -115,6 +116,7 @@ class Pipeline:
     async def close(self, *, finished: bool = True) -> None:
         """The command has ended: ``run`` returns once its newest save is durable. The store is asked until it answers;
         a save that is under way is not begun anew. ``finished``: it ended by its own word, no save was cut off."""
+        self.uploads.hurry()
         await self.look(patient=False, finished=finished)
         self._closing = True
         self._arrived.set()
@@ -215,8 +217,8 @@ class Pipeline:
         await _create(self._store, sent.key, encode(sent.manifest))
         suspect = sent.manifest.suspect
         kept = Kept(step, self._epoch, sent.key, suspect=suspect)
-        for ref in sent.manifest.files:  # from here on the head may name them, and drop them, whatever is answered
-            self._unnamed.pop((ref.hash, ref.size), None)
+        named = {piece.key for ref in sent.manifest.files for piece in ref.pieces}
+        self.uploads.offer(named)
         try:
             _, dropped = await heads.commit(
                 self._store, self._run, epoch=self._epoch, holder=self._holder, kept=kept, keep=self._keep,
@@ -233,13 +235,16 @@ class Pipeline:
         else:
             self.durable_step = step
             self._tell("durable", **words)
-        await self._delete(dropped)
+        await self._delete(dropped, self.uploads.settle(named))
 
     async def _send(self, saved: Saved, step: int) -> _Sent:
         """The save's blobs in the store, and the manifest that names them."""
+        self.uploads.begin(saved, saved.bytes)
+        kept = await self._kept_blobs()
+        known = {(piece.hash, piece.size): piece.key for ref in kept.values() for piece in ref.pieces}
         refs, sent = [], 0
         for part in saved.parts:
-            ref, bytes_sent = await self._blob(part)
+            ref, bytes_sent = await self._blob(part, kept, known)
             refs.append(ref)
             sent += bytes_sent
         self._counter += 1
@@ -250,32 +255,30 @@ class Pipeline:
         )  # fmt: skip
         return _Sent(saved, key, manifest, sent)
 
-    async def _blob(self, part: Part) -> tuple[BlobRef, int]:
-        """The file as a blob of the store, and how many bytes were sent for it: none for an unchanged one that a kept
-        checkpoint names, or that was sent for a save which did not come so far."""
+    async def _blob(self, part: Part, kept: Mapping[tuple[str, int], BlobRef], known: Known) -> tuple[BlobRef, int]:
+        """The file in the store, and how many bytes were sent for it: nothing that a kept checkpoint names of it, or
+        that was sent for a save which did not come so far."""
         try:
             if Stamp.of(part.held) != part.stamp:
                 raise Changed("it was written again before it could be read")
             digest = part.digest or await asyncio.to_thread(_proven, part)
-            content = (digest, part.stamp.size)
             mode = part.held.stat().st_mode & 0o777
-            known = (await self._kept_blobs()).get(content) or self._unnamed.get(content)
-            if known is not None:
-                return BlobRef(part.path, part.stamp.size, digest, known.key, mode), 0
-            key = await self._upload(part, digest)
-            if Stamp.of(part.held) != part.stamp:
+            same = kept.get((digest, part.stamp.size))
+            if same is not None:
+                self.uploads.has(part.stamp.size)
+                return replace(same, path=part.path, mode=mode), 0
+            sent = await self.uploads.send(part.held, known, self._new_blob_key)
+            if Stamp.of(part.held) != part.stamp or sent.hash != digest:
                 raise Changed("it was written while it was uploaded")
         except FileNotFoundError:
             raise Changed("it was deleted before it could be read") from None
-        ref = self._unnamed[content] = BlobRef(part.path, part.stamp.size, digest, key, mode)
-        return ref, part.stamp.size
+        except EOFError:
+            raise Changed("it was written while it was uploaded") from None
+        return sent.ref(part.path, mode), sent.bytes
 
-    async def _upload(self, part: Part, digest: str) -> str:
-        """Send one file. Returns the key of its blob. Raises ``StoreError``."""
+    def _new_blob_key(self, digest: str) -> str:
         self._counter += 1
-        key = blob_key(self._run, digest, self._epoch, self._counter)
-        await self._store.put_file(key, part.held)
-        return key
+        return blob_key(self._run, digest, self._epoch, self._counter)
 
     async def _kept_blobs(self) -> dict[tuple[str, int], BlobRef]:
         """Blobs of the kept checkpoints by content: read by the head as it is, then kept up to date by our commits."""
@@ -295,14 +298,15 @@ class Pipeline:
             self._known = known
         return self._known
 
-    async def _delete(self, dropped: Sequence[Kept]) -> None:
-        """Only after the swap. What is not deleted now is swept by the next epoch."""
-        if not dropped:
+    async def _delete(self, dropped: Sequence[Kept], left: set[str]) -> None:
+        """Only after the swap: the ``dropped`` checkpoints, and blobs ``left`` of saves that were given up. What is not
+        deleted now is swept by the next epoch."""
+        if not dropped and not left:
             return
         self._known = None
         try:
             await heads.delete_released(
-                self._store, self._run, epoch=self._epoch, holder=self._holder, dropped=tuple(dropped)
+                self._store, self._run, epoch=self._epoch, holder=self._holder, dropped=tuple(dropped), left=left
             )
         except (StoreError, ProtocolError) as error:
             self._tell("warning", text=f"older checkpoints are not deleted yet: {error}")

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vl_agent.checkpoints import files, layouts, placing
+from vl_agent.checkpoints import download, files, layouts, placing
+from vl_agent.checkpoints.download import Bad
 from vl_agent.checkpoints.layouts.base import Pointer
 from vl_agent.protocol import (
     BlobRef,
@@ -38,10 +39,6 @@ _BLOB = re.compile(r"[0-9a-zA-Z-]{1,200}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
-class Bad(Exception):
-    """This checkpoint can't be used: a blob is missing or is not what its manifest says."""
-
-
 @dataclass(frozen=True)
 class Restored:
     step: int | None
@@ -60,9 +57,9 @@ async def prefetch(store: Store, run: str, head: Head, cache: Path) -> int:
         return 0
     try:
         manifest = await _manifest(store, run, head.checkpoint)
-        await _check_blobs(store, run, manifest.files, cache)
-        for ref in manifest.files:
-            await _fetch(store, ref, cache)
+        missing = [ref for ref in manifest.files if not await asyncio.to_thread(_is(ref), cache / ref.hash)]
+        await _check_blobs(store, run, missing, cache)
+        await _fetch(store, missing, cache)
     except Bad:
         return 0
     return sum(ref.size for ref in manifest.files)
@@ -138,11 +135,22 @@ async def _manifest(store: Store, run: str, entry: Kept) -> Manifest:
     if not manifest.files or len(manifest.files) > MOST_FILES:
         raise Bad(f"its manifest names {len(manifest.files)} files")
     for ref in manifest.files:
-        if not _BLOB.fullmatch(ref.key.removeprefix(blobs_prefix(run))) or not _HASH.fullmatch(ref.hash):
-            raise Bad(f"its manifest names {ref.key[:200]!r}, which is no blob of this run")
+        _check_blob_names(run, ref)
     if why := files.misplaced(ref.path for ref in manifest.files):
         raise Bad(f"its manifest {why}")
     return manifest
+
+
+def _check_blob_names(run: str, ref: BlobRef) -> None:
+    prefix = blobs_prefix(run)
+    for part in ref.pieces:
+        named = part.key.startswith(prefix) and _BLOB.fullmatch(part.key.removeprefix(prefix))
+        if not named or not _HASH.fullmatch(part.hash) or not _HASH.fullmatch(ref.hash):
+            raise Bad(f"its manifest names {part.key[:200]!r}, which is no blob of this run")
+        if part.size < 0:
+            raise Bad(f"its manifest gives {ref.path[:200]!r} a part of {part.size} bytes")
+    if sum(part.size for part in ref.pieces) != ref.size:
+        raise Bad(f"its manifest gives {ref.path[:200]!r} {ref.size} bytes in parts that have not so many")
 
 
 def _pointers(manifest: Manifest) -> tuple[Pointer, ...]:
@@ -157,29 +165,27 @@ async def _check_blobs(store: Store, run: str, refs: Sequence[BlobRef], cache: P
     """That the blobs are there, of the sizes that the manifest says, and that they fit on this disk. Raises ``Bad``,
     ``OSError``."""
     present = {entry.key: entry.size for entry in await store.list(blobs_prefix(run))}
-    for ref in refs:
-        if ref.key not in present:
-            raise Bad(f"the blob of {ref.path} is missing")
-        if present[ref.key] != ref.size:
-            raise Bad(f"the blob of {ref.path} has {present[ref.key]} bytes, its manifest says {ref.size}")
+    for path, part in ((ref.path, part) for ref in refs for part in ref.pieces):
+        if part.key not in present:
+            raise Bad(f"the blob of {path} is missing")
+        if present[part.key] != part.size:
+            raise Bad(f"the blob of {path} has {present[part.key]} bytes, its manifest says {part.size}")
     cache.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(cache).free < sum({ref.hash: ref.size for ref in refs}.values()):
+    here = sum(begun.stat().st_blocks * 512 for ref in refs if (begun := download.begun(cache / ref.hash)).exists())
+    if shutil.disk_usage(cache).free + here < sum({ref.hash: ref.size for ref in refs}.values()):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(cache))
 
 
 async def _put(store: Store, run: str, manifest: Manifest, folder: Path, cache: Path, epoch: int) -> str:
     """All files of the manifest into ``folder``; those that are there with the right content stay."""
-    source = "local"
     wanted = [ref for ref in manifest.files if not await asyncio.to_thread(_is(ref), folder / ref.path)]
     missing = [ref for ref in wanted if not await asyncio.to_thread(_is(ref), cache / ref.hash)]
     await _check_blobs(store, run, missing, cache)
-    ready: list[tuple[Path, Path, int]] = []
-    for ref in wanted:
-        found, source = await _fetch(store, ref, cache)
-        ready.append((found, folder / ref.path, ref.mode))
+    await _fetch(store, missing, cache)
+    ready = [(cache / ref.hash, folder / ref.path, ref.mode) for ref in wanted]
     await asyncio.to_thread(placing.place, ready, folder, epoch)
     await asyncio.to_thread(shutil.rmtree, cache, ignore_errors=True)
-    return source
+    return "store" if missing else "prefetched" if wanted else "local"
 
 
 def _is(ref: BlobRef) -> Callable[[Path], bool]:
@@ -192,18 +198,7 @@ def _is(ref: BlobRef) -> Callable[[Path], bool]:
     return same
 
 
-async def _fetch(store: Store, ref: BlobRef, cache: Path) -> tuple[Path, str]:
-    """The blob's content as a file in ``cache``, checked. Raises ``Bad``."""
-    path = cache / ref.hash
-    if await asyncio.to_thread(_is(ref), path):
-        return path, "prefetched"
-    part = path.with_name(f".{path.name}.part")
-    try:
-        await store.get_file(ref.key, part, ref.size)
-    except NotFound:
-        raise Bad(f"the blob of {ref.path} is missing") from None
-    if await asyncio.to_thread(files.digest, part) != ref.hash:
-        part.unlink()
-        raise Bad(f"the blob of {ref.path} is not what was saved: its hash differs")
-    os.replace(part, path)
-    return path, "store"
+async def _fetch(store: Store, refs: Sequence[BlobRef], cache: Path) -> None:
+    """Their contents as files in ``cache``, named by hash. Raises ``Bad``, ``StoreError``, ``OSError``."""
+    by_content = {ref.hash: ref for ref in refs}
+    await download.fetch(store, [(ref, cache / name) for name, ref in by_content.items()])

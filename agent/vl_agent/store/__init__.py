@@ -19,14 +19,15 @@ from vl_agent.store.base import (
     Store,
     Stored,
     StoreError,
+    Take,
     Unanswered,
     Unsafe,
 )  # fmt: skip
 from vl_agent.store.proof import prove
 
 __all__ = [
-    "Denied", "Entry", "Exists", "Moved", "NoStore", "NotFound", "Store", "StoreError", "Stored", "Unanswered",
-    "Unsafe", "leave", "open_store", "prove",
+    "Denied", "Entry", "Exists", "Moved", "NoStore", "NotFound", "Store", "StoreError", "Stored",
+    "Take", "Unanswered", "Unsafe", "leave", "open_store", "prove",
 ]  # fmt: skip
 
 

@@ -53,6 +53,10 @@ class Unsafe(StoreError):
     """The store ignores ``If-None-Match`` or ``If-Match``: two controllers would both win."""
 
 
+Take = Callable[[memoryview], None]
+"""Gets a block of an object's bytes, which is only valid during the call."""
+
+
 @dataclass(frozen=True)
 class Stored:
     data: bytes
@@ -101,8 +105,19 @@ class Store(Protocol):
         """Everything whose key begins with ``prefix`` and sorts after ``after``, sorted by key."""
         ...
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, *keys: str) -> None:
         """A key that is not there is success. May be repeated."""
+        ...
+
+    async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
+        """Write tens of MiB as one object, whatever is there, in one request that the client never repeats. ``data``
+        must not change, also not after a failure: a request that was given up may still be read from it."""
+        ...
+
+    async def get_part(self, key: str, size: int, take: Take) -> None:
+        """Give an object's bytes to ``take`` in order, as they arrive, on a thread; once this has returned or raised it
+        is not called any more. Raises ``NotFound``, ``StoreError`` when it has not ``size`` bytes or next to nothing
+        arrives for a while, and what ``take`` raises."""
         ...
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:

@@ -19,10 +19,12 @@ from typing import TypeVar
 
 from blake3 import blake3
 
-from vl_agent.store.base import Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError
+from vl_agent.store.base import Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError, Take
+from vl_agent.store.threads import to_its_end
 
 T = TypeVar("T")
 _LOCK = ".vl-store.lock"
+_BLOCK = 1 << 20
 
 
 class FileStore:
@@ -101,8 +103,23 @@ class FileStore:
 
         return await self._do(folder, walk, folder=True)
 
-    async def delete(self, key: str) -> None:
-        await self._do(key, lambda path: path.unlink(missing_ok=True))
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            await self._do(key, lambda path: path.unlink(missing_ok=True))
+
+    async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
+        await self._do(key, lambda path: _write(path, data))
+
+    async def get_part(self, key: str, size: int, take: Take) -> None:
+        def read() -> None:
+            view = memoryview(bytearray(_BLOCK))
+            with self._words(key, lambda path: path.open("rb", buffering=0), False) as file:
+                if os.fstat(file.fileno()).st_size != size:
+                    raise StoreError(f"{self.url}: {key} has not the {size} bytes that were expected.")
+                while count := self._words(key, lambda _: file.readinto(view), False):
+                    take(view[:count])
+
+        await to_its_end(read)
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:
         def copy(target: Path) -> None:
@@ -171,11 +188,11 @@ def _make(folder: Path) -> None:
         raise NoStore(f"{folder} can't be made ({error.strerror}): correct the store's URL.") from None
 
 
-def _version(data: bytes) -> str:
+def _version(data: bytes | bytearray) -> str:
     return blake3(data).hexdigest()
 
 
-def _write(path: Path, data: bytes) -> str:
+def _write(path: Path, data: bytes | bytearray) -> str:
     with _replacing(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         file.flush()

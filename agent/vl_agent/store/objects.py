@@ -1,7 +1,8 @@
 """S3, GCS and Azure Blob through ``obstore``.
 
-Two clients over the same bucket: one that may repeat a request by itself (reads, puts, deletes: harmless twice), one
-that never does (create and swap: a repeated one answers for a write that its first sending made).
+Three clients over the same bucket: one that may repeat a request by itself (reads, puts, deletes: harmless twice), one
+that never does (create and swap: a repeated one answers for a write that its first sending made), and one for parts of
+large files, which never does either: who sends parts paces them, and decides when to ask again.
 """
 
 from __future__ import annotations
@@ -9,8 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import ssl
+import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import timedelta
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +24,20 @@ import obstore
 from obstore import exceptions as failed
 from obstore.store import AzureStore, GCSStore, S3Store
 
-from vl_agent.store.base import Denied, Entry, Exists, Moved, NoStore, NotFound, Stored, StoreError, Unanswered
+from vl_agent.store.base import (
+    Denied,
+    Entry,
+    Exists,
+    Moved,
+    NoStore,
+    NotFound,
+    Stored,
+    StoreError,
+    Take,
+    Unanswered,
+)  # fmt: skip
+from vl_agent.store.direct import Connections, Cut, Refusal, Unheard, cut_when_it_stalls, reachable
+from vl_agent.store.threads import to_its_end
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
@@ -32,10 +51,19 @@ UPLOADS_AT_ONCE = 8
 RANGE = 64 << 20
 RANGES_AT_ONCE = 4
 BULK_TIMEOUT_S = 600.0
+DELETES_AT_ONCE = 16
+RECEIVING = 8
+"""Threads, at most, that receive parts."""
+STALL_S = 30.0
+_CHUNK = 4 << 20
+"""Bytes of a part that are handed on at once: one that brings fewer within ``STALL_S`` has stalled."""
+_SIGNED_FOR = timedelta(hours=1)
 CREDENTIALS = ("access_key_id", "secret_access_key", "session_token")
 _METADATA_SERVICE = "http://169.254.169.254/"
 _CAUSE = re.compile(r'(?:message|error): "([^"]{1,160})"')
 _PLACE = re.compile(r"https?://[^/\s]{1,200}")
+_ASKING = re.compile(r"^.{0,40}Error performing [A-Z]+ \S+ in \S+ - ")
+_CLOCKS = re.compile(r"<(RequestTime|ServerTime)>\s*([0-9TZ:.+-]{10,40})\s*</")
 
 
 class ObjectStore:
@@ -44,6 +72,9 @@ class ObjectStore:
     def __init__(self, url: str, options: Mapping[str, str], timeout_s: float) -> None:
         self.url = url
         self._timeout_s = timeout_s
+        self._direct = url.startswith("s3://") and reachable(options.get("endpoint") or "https://s3.amazonaws.com")
+        self._connections = Connections()
+        self._receiving = ThreadPoolExecutor(RECEIVING, "vl-receive")
         self._options: Mapping[str, str] = {}
         self._open(options)
 
@@ -56,6 +87,7 @@ class ObjectStore:
         self._client = _client(self.url, options, self._timeout_s, retries=3)
         self._once = _client(self.url, options, self._timeout_s, retries=0)
         self._bulk = _client(self.url, options, BULK_TIMEOUT_S, retries=3)
+        self._part = _client(self.url, options, BULK_TIMEOUT_S, retries=0)
 
     async def put(self, key: str, data: bytes) -> str:
         result = await self._ask(key, lambda: obstore.put_async(self._client, key, data, use_multipart=False))
@@ -117,11 +149,61 @@ class ObjectStore:
 
         return await self._ask(prefix, collect)
 
-    async def delete(self, key: str) -> None:
+    async def delete(self, *keys: str) -> None:
+        at_once = asyncio.Semaphore(DELETES_AT_ONCE)
+
+        async def delete(key: str) -> None:
+            async with at_once:
+                with suppress(NotFound):
+                    await self._ask(key, lambda: obstore.delete_async(self._client, key))
+
+        ended = await asyncio.gather(*(delete(key) for key in keys), return_exceptions=True)
+        for error in ended:
+            if error is not None:
+                raise error
+
+    async def put_part(self, key: str, data: bytearray | bytes, *, limit_s: float) -> None:
+        await self._ask(key, lambda: obstore.put_async(self._part, key, data, use_multipart=False), limit_s)
+
+    async def get_part(self, key: str, size: int, take: Take) -> None:
+        got = 0
+
+        def counted(block: memoryview) -> None:
+            nonlocal got
+            got += len(block)
+            if got > size:
+                raise StoreError(f"{self.url}: {key} has more than the {size} bytes that were expected.")
+            take(block)
+
+        if self._direct:
+            await self._get_direct(key, counted)
+        else:
+            await self._get_stream(key, counted)
+        if got != size:
+            raise StoreError(f"{self.url}: {key} brought {got} bytes, {size} were expected.")
+
+    async def _get_direct(self, key: str, take: Take) -> None:
+        client: Any = self._part  # an S3Store
+        url = await self._ask(key, lambda: obstore.sign_async(client, "GET", key, _SIGNED_FOR))
+        cut = Cut()
         try:
-            await self._ask(key, lambda: obstore.delete_async(self._client, key))
-        except NotFound:
-            return
+            with cut_when_it_stalls(cut, take, STALL_S) as watched:
+                await to_its_end(
+                    lambda: self._connections.get(url, watched, cut, STALL_S), cut=cut.now, on=self._receiving
+                )
+        except Refusal as refusal:
+            raise _refused(self.url, key, refusal) from None
+        except Unheard as unheard:
+            # This Python may know no authorities: obstore brings its own.
+            self._direct = not isinstance(unheard.__cause__, ssl.SSLError)
+            words = "too little arrived" if cut.is_cut else str(unheard)
+            raise _told(self.url, key, f"{words} ({_PLACE.findall(url)[0]})") from None
+
+    async def _get_stream(self, key: str, take: Take) -> None:
+        result = await self._ask(key, lambda: obstore.get_async(self._part, key))
+        chunks = result.stream(min_chunk_size=_CHUNK)
+        while chunk := await self._ask(key, lambda: anext(chunks, b""), STALL_S):
+            await to_its_end(partial(take, memoryview(chunk)))
 
     async def put_file(self, key: str, path: Path, *, sent: Callable[[int], None] | None = None) -> None:
         size = path.stat().st_size
@@ -160,7 +242,8 @@ class ObjectStore:
             os.close(file)
 
     async def close(self) -> None:
-        return
+        self._receiving.shutdown(wait=False)
+        self._connections.close()
 
     async def _get_part(self, key: str, file: int, start: int, end: int, at_once: asyncio.Semaphore) -> None:
         async def stream() -> None:
@@ -238,6 +321,8 @@ def _token(result: Mapping[str, Any]) -> str:
 
 
 def _denied(url: str, words: str) -> str:
+    if "RequestTimeTooSkewed" in words:
+        return f"{url}: the store refuses what we sign: {_skew(words)}: set it (NTP), the store asks for 15 min."
     return f"{url}: the store refuses our credentials ({_short(words)}): check keys, expiry and the bucket's policy."
 
 
@@ -247,6 +332,7 @@ def _told(url: str, key: str, words: str) -> StoreError:
         words = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role."
         return Denied(f"{url}: no credentials found: {words}")
     for mark in (
+        "RequestTimeTooSkewed",
         "InvalidAccessKeyId",
         "SignatureDoesNotMatch",
         "ExpiredToken",
@@ -261,13 +347,45 @@ def _told(url: str, key: str, words: str) -> StoreError:
     return Unanswered(f"{url}: {key}: {_short(words)}. Check the network, the endpoint and the store itself.")
 
 
+def _refused(url: str, key: str, refusal: Refusal) -> StoreError:
+    words = str(refusal)
+    if refusal.status == 404 and "NoSuchBucket" not in words:
+        return NotFound(f"{url}: there is no {key}.")
+    if refusal.status in (401, 403):
+        return Denied(_denied(url, words))
+    return _told(url, key, words)
+
+
+def _skew(words: str) -> str:
+    """How far this box's clock is off, by the two times in the store's answer."""
+    times = dict(_CLOCKS.findall(words))
+    try:
+        ours, its = (_time(times[name]) for name in ("RequestTime", "ServerTime"))
+        ahead = (ours - its).total_seconds()
+    except (KeyError, ValueError, TypeError):
+        return "this box's clock is wrong"
+    return f"this box's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the store's"
+
+
+def _time(words: str) -> datetime:
+    """``20260102T030405Z`` or ``2026-01-02T03:04:05Z``."""
+    digits = re.sub(r"[^0-9]", "", words.partition(".")[0])[:14]
+    return datetime.strptime(digits, "%Y%m%d%H%M%S")
+
+
+def _on_its_way_safe(endpoint: str) -> bool:
+    """Whether nobody between us and the store can alter bytes: TLS, or the same machine."""
+    parsed = urllib.parse.urlsplit(endpoint)
+    return parsed.scheme != "http" or parsed.hostname in ("127.0.0.1", "::1", "localhost")
+
+
 def _short(words: str) -> str:
     """The cause in obstore's many lines: the operating system's or the server's own word where there is one."""
     told, _, debug = words.partition("Debug source:")
     cause = _CAUSE.search(debug)
     if cause:
         return f"{cause[1]} ({place[0]})" if (place := _PLACE.search(told)) else cause[1]
-    return " ".join(told.split())[:200]
+    return " ".join(_ASKING.sub("", told).partition("<?xml")[0].split()).rstrip(" :")[:200]
 
 
 def _client(url: str, options: Mapping[str, str], timeout_s: float, retries: int) -> Client:
@@ -288,6 +406,8 @@ def _client(url: str, options: Mapping[str, str], timeout_s: float, retries: int
         if endpoint:
             config["endpoint"] = endpoint
         config["region"] = options.get("region") or os.environ.get("AWS_REGION") or "us-east-1"
+        if _on_its_way_safe(endpoint):  # SHA-256 of every body costs as much again as all the rest of sending it
+            config["unsigned_payload"] = "true"
         return S3Store(bucket, config=config, **common)  # type: ignore[arg-type]
     if scheme == "gs":
         return GCSStore(bucket, **common)
