@@ -27,11 +27,12 @@ from vl_agent.journal import Journal
 from vl_agent.leaving import STOP_GRACE_S, Leaving
 from vl_agent.log import LogShipper
 from vl_agent.notices import Notice
-from vl_agent.protocol import Head, Phase, ProtocolError, RunSpec
+from vl_agent.protocol import Cause, Head, Phase, ProtocolError, RunSpec
 from vl_agent.reach import Reach
 from vl_agent.status import Status
 from vl_agent.store import Store, StoreError
 from vl_agent.training import Ended, Training
+from vl_agent.watchers import Watchers
 
 T = TypeVar("T")
 
@@ -83,7 +84,12 @@ class Attempt:
         self._shipper = LogShipper(folder.log, spec.name, head.epoch, store)
         self._training = Training(record, folder.log, tuple(secrets.values()))
         self._leaving = Leaving(self._training, control_folder, status, self.measures, self._tell, wall)
+        self._watchers = Watchers(
+            store, spec, self._training, log=folder.log, checkpoints=self._checkpoints, status=status, tell=self._tell,
+            reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step, fault=self._fault,
+        )  # fmt: skip
         self._pipeline: Pipeline | None = None
+        self._faulted: tuple[Cause, str] | None = None
         self._missed = 0
         self._running = False
         self._fenced: asyncio.Future[Head] = asyncio.get_running_loop().create_future()
@@ -155,7 +161,7 @@ class Attempt:
         except (StoreError, ProtocolError) as error:
             self._missed += 1
             if self._missed > 1:  # one lost answer is no risk yet
-                self.reach.failed("head", str(error))
+                self.reach.failed("head", error)
             return
         self._missed = 0
         self.reach.works("head")
@@ -197,7 +203,7 @@ class Attempt:
             self.reach,
             keep=self.spec.checkpoints.keep,
             keep_every=self.spec.checkpoints.keep_every,
-            tell=self._tell,
+            tell=self._watchers.tell,
             distrusted=restored.bad,
             swept=self._sweeping.done,
         )
@@ -218,20 +224,23 @@ class Attempt:
         durable = asyncio.create_task(pipeline.run())
         reading = asyncio.create_task(self._keep_reading(progress, pipeline))
         waiting = asyncio.create_task(self._training.wait())
+        watching = asyncio.create_task(self._watchers.run())
         try:
             first: set[asyncio.Future[Any]] = {durable, waiting, self._fenced}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 await self._cut(durable, waiting)
             ended = self._exited(await waiting)
+            watching.cancel()
+            await self._watchers.last_look()
             await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
             await pipeline.close()
             await self._settled(durable, pipeline)
         finally:
-            for task in (reading, durable, waiting):
+            for task in (reading, durable, waiting, watching):
                 task.cancel()
-            await asyncio.gather(reading, durable, waiting, return_exceptions=True)
+            await asyncio.gather(reading, durable, waiting, watching, return_exceptions=True)
         await self._read_all(progress, pipeline)
         return await self._conclude(ended)
 
@@ -270,6 +279,8 @@ class Attempt:
             ended = replace(ended, cause="unknown", detail=detail)
         elif ended.cause == "user_error" and (full := _full(self.log.parent, self._checkpoints)):
             ended = replace(ended, cause="host_fault", detail=f"the disk of {full} is full: {ended.detail}")
+        if self._faulted is not None:
+            ended = replace(ended, cause=self._faulted[0], detail=self._faulted[1])
         self._tell("exited", code=ended.code, signal=ended.signal, cause=ended.cause, detail=ended.detail)
         return ended
 
@@ -312,7 +323,7 @@ class Attempt:
             except (StoreError, ProtocolError) as error:
                 if self._fenced.done():
                     raise Fenced(self._fenced.result()) from None
-                self.reach.failed("attempt", str(error))
+                self.reach.failed("attempt", error)
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(10.0, pause * 2)
                 continue
@@ -335,6 +346,12 @@ class Attempt:
                 await asyncio.gather(task, return_exceptions=True)
 
     # ------------------------------------------------------------------------------------------------------ telling
+
+    def _fault(self, cause: Cause, words: str) -> None:
+        """A hang, or a fault of this machine: the training is ended, and its attempt for this reason."""
+        if not self._leaving.told:
+            self._faulted = cause, words
+            self._leaving.stop(cause, save=False)
 
     def _tell(self, kind: str, **fields: Any) -> None:
         self.measures.hear(kind, fields, time.monotonic())
@@ -366,9 +383,17 @@ class Attempt:
         self.status.durable_step = pipeline.durable_step
 
     def _step(self, word: told.Step) -> None:
+        self._watchers.step(word)
+        self._told_step(word)
+
+    def _read_step(self, word: told.Step) -> None:
+        """Read in the output, where nobody tells steps."""
+        self._told_step(word, source="log")
+
+    def _told_step(self, word: told.Step, **source: str) -> None:
         total = self.spec.total_steps if word.total is None else word.total
         self.status.step, self.status.loss, self.status.total_steps = word.step, word.loss, total
-        self._tell("step", step=word.step, loss=word.loss, total=total)
+        self._tell("step", step=word.step, loss=word.loss, total=total, **source)
 
     def _phase(self, phase: Phase, detail: str) -> None:
         self.status.phase, self.status.detail = phase, detail

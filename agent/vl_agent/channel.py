@@ -134,7 +134,8 @@ class Attach:
             old, new = decode(Beat, before), decode(Beat, now)
         except ProtocolError:
             return True
-        return (old.phase, old.epoch, old.notice_deadline) != (new.phase, new.epoch, new.notice_deadline)
+        was = (old.phase, old.epoch, old.notice_deadline, bool(old.at_risk))
+        return was != (new.phase, new.epoch, new.notice_deadline, bool(new.at_risk))
 
     def _pump(self) -> bool:
         """Send what there is within the credit; the journal goes first. False: nothing was left to send."""

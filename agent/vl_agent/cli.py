@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="protect one training here", allow_abbrev=False,
         usage="vl-agent run --store URL --run NAME --checkpoints DIR [--keep N] [--keep-every STEPS] [--every 5m]"
-        " -- CMD...",
+        " [--on-hang report] -- CMD...",
         description="Runs CMD, brings its checkpoints into the store as they are saved, and resumes from the newest one"
         " when it is started again, here or in another folder or on another machine.",
     )  # fmt: skip
@@ -76,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         help="go on here although another machine took it up meanwhile (jobs and boxes may begin by themselves)",
     )  # fmt: skip
     run.add_argument("--every", metavar="TIME", help="cadence for the helper: 30s, 5m, 2h")
+    run.add_argument(
+        "--on-hang", choices=("restart", "report"), default="restart",
+        help="when it makes no more steps: start it anew from its newest checkpoint (default), or only say so",
+    )  # fmt: skip
     status = commands.add_parser("status", help="what runs here", allow_abbrev=False)
     status.add_argument("--run", metavar="NAME", dest="name")
     status.add_argument("--json", action="store_true")

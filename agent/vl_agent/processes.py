@@ -20,8 +20,6 @@ MARKER = "VL_TRAINING"
 """Environment variable whose value is a training's own."""
 APART = "VL_APART"
 """Environment variable of what the agent itself runs beside a training: it is none of the training's."""
-own: set[int] = set()
-"""Pids of what the agent itself runs beside a training: who started them waits for them."""
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -94,7 +92,7 @@ def _is_adopted(process: Process, family: Family) -> bool:
     """A child of ours that began after the training, and that we did not start: its parents were the training's."""
     if not _adopts or process.parent != os.getpid() or not 0 < family.leader_start <= process.start:
         return False
-    return not _has_mark(process.pid, f"{APART}=1".encode())
+    return process.pid not in beside and not _has_mark(process.pid, f"{APART}=1".encode())
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:
@@ -136,6 +134,8 @@ def _signal_all(pids: Collection[int], number: signal.Signals) -> None:
 
 
 _adopts = False
+beside: set[int] = set()
+"""Children of ours that are not the training's, and are waited for by who started them."""
 
 
 def adopt_orphans() -> None:
@@ -146,11 +146,11 @@ def adopt_orphans() -> None:
     _adopts = bool(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def reap(besides: Collection[int]) -> None:
-    """Collect adopted children that have ended; ``besides`` and ``own`` are left to who waits for them."""
+def reap(own: Collection[int]) -> None:
+    """Collect adopted children that have ended; ``own``, like ``beside``, are left to who waits for them."""
     me = os.getpid()
     for process in list(all_processes()):
-        if process.parent == me and process.zombie and process.pid not in (*besides, *own):
+        if process.parent == me and process.zombie and process.pid not in own and process.pid not in beside:
             try:
                 os.waitpid(process.pid, os.WNOHANG)
             except ChildProcessError:

@@ -151,6 +151,7 @@ ENDED_STATES: tuple[HeadState, ...] = ("finished", "failed", "stopped")
 """States after which no attempt follows without a person's word."""
 
 Market = Literal["spot", "on_demand", "owned"]
+HangPolicy = Literal["restart", "report"]
 
 
 @dataclass(frozen=True)
@@ -252,6 +253,8 @@ class RunSpec:
     """How many steps the run has in all, where the person says so (run.yaml ``steps``) ; else learnt from events."""
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    on_hang: HangPolicy = "restart"
+    """What is done about a training that surely hangs: restart (its attempt ends, the next begins) | report."""
     grace_s: float = 15.0
     submitted_at: float = 0.0
     format: int = FORMAT
@@ -338,6 +341,10 @@ class Beat:
     """Not empty: the store can't be reached or refuses; the run trains but can't become durable (at risk)."""
     detail: str = ""
     """What it is doing, or why it ended, for a person."""
+    at_risk: str = ""
+    """Not empty: why the run can't become durable, or soon won't (the store's error is one of several reasons)."""
+    at_risk_s: float = 0.0
+    """Seconds since that began, by the box's monotonic clock."""
     format: int = FORMAT
 
 
@@ -402,7 +409,13 @@ class Lease:
 #   credentials    how, warning                       what this box reaches the store with; never the values
 #   environment    name, value, why                   a change to the training command's environment
 #   started        pid, command                       the training command runs
-#   step           step, loss, total                  exact (JSON floats round-trip); loss None when not known
+#   step           step, loss, total [, source]       exact (JSON floats round-trip); loss None when not known.
+#                                                     source "log": read in the output, loss as printed, some left out
+#   metrics        lr, grad_norm, throughput, unit,   every few seconds; what is not known is left out
+#                  host {...}, gpu [{...}]
+#   health         what, severity, words, subject     severity: ok (it is over) | warn | fatal
+#   hang           stage, step, silent_s, usual_s,    stage: suspected | confirmed | over; evidence in words
+#                  tool, stacks, log, gpu
 #   saved          step, name, bytes, took_s          whole on the box
 #   durable        step, manifest, bytes, sent, took_s committed in the store (sent: bytes uploaded for it)
 #   commit_refused step, head_epoch, head_holder      fenced: the head has moved on
@@ -416,7 +429,8 @@ class Lease:
 #   stopping       why                                the training command is being ended
 #   exited         code, signal, cause, detail        cause: see ``Cause``
 #   fenced         head_epoch, head_holder            this box's epoch is over; it ends itself
-#   at_risk        why / not_at_risk                  trains but can't become durable
+#   at_risk        reason, why                        trains but can't become durable, or soon won't
+#   not_at_risk    after_s
 #   warning        text
 #   ended          state, detail                      the supervisor's last word
 # Written by the controller (journal/controller-<generation>):
@@ -441,6 +455,7 @@ Cause = Literal[
     "stopped",
     "fenced",
     "host_fault",
+    "gpu_fault",
     "hang",
     "preempted",
     "link_only",

@@ -64,7 +64,9 @@ def _spec(args: argparse.Namespace, command: list[str]) -> RunSpec:
     if args.keep < 1 or (args.keep_every is not None and args.keep_every < 1):
         raise Mistake("--keep and --keep-every: at least 1.")
     policy = CheckpointPolicy(folder.relative_to(here).as_posix(), _seconds(args.every), args.keep, args.keep_every)
-    return RunSpec(args.name, "", shlex.join(command), policy, market="owned", submitted_at=time.time())
+    return RunSpec(
+        args.name, "", shlex.join(command), policy, market="owned", on_hang=args.on_hang, submitted_at=time.time()
+    )  # fmt: skip
 
 
 def _seconds(words: str | None) -> float | None:
@@ -103,22 +105,19 @@ async def _hold(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, take
     if before.state == "finished":
         _say(f"{spec.name} has finished: its last checkpoint is step {before.checkpoint and before.checkpoint.step}")
         return FINISHED
-    head = await _take(spec.name, store, folder, take_over=take_over)
-    if head.checkpoint is not None:
-        _say(f"resumes from step {head.checkpoint.step} (attempt {head.epoch})")
-    ended = await _attempt(spec, store, folder, head)
-    _say(f"{ended.cause}: {ended.detail}")
+    ended = await _attempts(spec, store, folder, take_over=take_over)
     if ended.cause == "finished":
         return FINISHED
     return INTERRUPTED if ended.cause in ("stopped", "notice") else FAILED
 
 
-async def _take(run: str, store: Store, folder: paths.LaunchFolder, *, take_over: bool) -> Head:
-    """Begin the next epoch. A box that wakes up, or a job that Slurm began again, does so only while the head still
-    shows its own last claim: the run may have been taken up elsewhere meanwhile."""
+async def _take(run: str, store: Store, folder: paths.LaunchFolder, *, take_over: bool, again: bool) -> Head:
+    """Begin the next epoch. What begins by itself (a box that wakes up, a job that Slurm began again, the attempt after
+    a hang: ``again``) does so only while the head still shows its own last claim: the run may have been taken up
+    elsewhere meanwhile."""
     former = _claims(folder.claims)
     wakes = recognise.here().provider in recognise.WAKE and bool(former)
-    by_itself = not take_over and (wakes or slurm.restarted(os.environ))
+    by_itself = again or (not take_over and (wakes or slurm.restarted(os.environ)))
     mine = heads.new_holder()
     paths.replace_file(folder.claims, json.dumps([*former[-1:], mine]).encode(), sync=True)
     try:
@@ -139,8 +138,23 @@ def _claims(path: Path) -> list[str]:
     return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
-async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head: Head) -> Ended:
-    status = Status(0, epoch=head.epoch)
+async def _attempts(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, take_over: bool) -> Ended:
+    """One, and after a hang another one here, unless it comes no further."""
+    hung: int | None = None
+    while True:
+        head = await _take(spec.name, store, folder, take_over=take_over, again=hung is not None)
+        if head.checkpoint is not None:
+            _say(f"resumes from step {head.checkpoint.step} (attempt {head.epoch})")
+        status = Status(0, epoch=head.epoch)
+        ended = await _attempt(spec, store, folder, head, status)
+        _say(f"{ended.cause}: {ended.detail}")
+        step = status.step or 0
+        if ended.cause != "hang" or (hung is not None and step <= hung):
+            return ended
+        hung = step
+
+
+async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head: Head, status: Status) -> Ended:
     attempt = Attempt(
         store, spec, head, folder.epoch(head.epoch), Path.cwd(), folder.control, folder.training,
         folder.path / "fetched", status, {},
@@ -176,7 +190,9 @@ async def _beat(run: str, store: Store, folder: paths.LaunchFolder, status: Stat
         with contextlib.suppress(StoreError, OSError):
             beat = encode(status.beat())
             paths.replace_file(folder.beat, beat)
+            began = time.time()
             await store.put(beat_key(run, status.epoch), beat)
+            status.beat_put = began, time.time()
         await asyncio.sleep(BEAT_S)
 
 
@@ -248,7 +264,7 @@ def status(args: argparse.Namespace) -> int:
         print(
             f"{run}  launch {launch}  attempt {beat.epoch}  {beat.phase}  step {_or_dash(beat.step)}"
             f"  saved {_or_dash(beat.saved_step)}  durable {_or_dash(beat.durable_step)}  {age:.0f} s ago"
-            + (f"  AT RISK: {beat.store_error}" if beat.store_error else "")
+            + (f"  AT RISK {_span(beat.at_risk_s + age)}: {beat.at_risk}" if beat.at_risk else "")
         )
     if not found:
         print("nothing runs here")
@@ -257,6 +273,13 @@ def status(args: argparse.Namespace) -> int:
 
 def _or_dash(number: int | None) -> str:
     return "-" if number is None else str(number)
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def _say(words: str) -> None:

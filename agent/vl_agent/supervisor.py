@@ -275,8 +275,9 @@ class Supervisor:
     async def _beat_to_store(self) -> None:
         if self.status.epoch:
             with contextlib.suppress(StoreError):
-                key = beat_key(self.config.run, self.status.epoch)
+                key, began = beat_key(self.config.run, self.status.epoch), time.time()
                 await self.store.put(key, encode(self.status.beat()))
+                self.status.beat_put = began, time.time()
 
     # what the sources of notices tell: ``Ear``
 

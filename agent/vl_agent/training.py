@@ -56,6 +56,10 @@ class Training:
     def pid(self) -> int:
         return self._process.pid if self._process else 0
 
+    def members(self) -> list[int]:
+        """Pids of its living processes. Blocks."""
+        return [] if self._family is None else processes.members(self._family)
+
     async def start(self, command: str, folder: Path, env: Mapping[str, str]) -> None:
         """Run ``command`` by ``/bin/sh -c`` in ``folder``. Raises ``OSError``."""
         marker = randomness.token_hex(8)

@@ -67,6 +67,22 @@ def test_the_table_shows_where_a_run_is_and_what_it_cost(
     assert "no controller has kept this fleet yet" in out
 
 
+def test_a_run_at_risk_says_so_with_its_age_and_its_reason(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def make() -> None:
+        await running(store, "char-lm")
+        beat = Beat(9, 1, 1, "training", step=57, at_risk="the disk \x1b[31mis full", at_risk_s=720.0)
+        await store.put(protocol.beat_key("char-lm", 1), encode(beat))
+
+    asyncio.run(make())
+    assert ls(tmp_path) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("AT RISK 12m: the disk is full")
+    assert ls(tmp_path, "--json") == 0
+    [row] = json.loads(capsys.readouterr().out)["runs"]
+    assert (row["at_risk"], row["at_risk_s"]) == ("the disk is full", 720.0)
+
+
 def test_json_is_one_document_with_nothing_rounded(
     tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from vl_agent.protocol import Beat
 
@@ -54,6 +56,12 @@ def test_every_witness_is_named_with_its_age() -> None:
     assert (rows["ssh"]["says"], rows["ssh"]["age_s"]) == ("silent", 11.0)
     assert rows["store"]["says"] == "moves"
     assert rows["provider"]["says"] == "running"
+
+
+def test_what_the_agent_says_puts_it_at_risk_is_said_with_its_age() -> None:
+    verdict = judge(replace(seen(MOVES, MOVES), at_risk="the disk is full", at_risk_s=720.0), GRACE)
+    assert (verdict.name, verdict.words) == ("at_risk", "AT RISK 12m: the disk is full")
+    assert judge(replace(seen(SILENT, SILENT), at_risk="the disk is full"), GRACE).name == "lost"
 
 
 def beat(counter: int, epoch: int = 1) -> Beat:

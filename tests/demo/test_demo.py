@@ -13,7 +13,7 @@ import pytest
 
 from tests.demo.demos import Demo
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(700)  # some four minutes on two quiet cores
 FOREIGN = Path(__file__).parent / "foreign" / "train.py"
 
 

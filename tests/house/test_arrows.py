@@ -80,7 +80,7 @@ PURE_LIBRARY = {
 }  # fmt: skip
 """What pure rooms use: nothing that opens, waits, reads a clock or throws dice."""
 
-AGENT_LIBRARIES = {"blake3", "obstore", "zstandard"}
+AGENT_LIBRARIES = {"blake3", "obstore", "pynvml", "zstandard"}
 """Sent to every box: each one more is a wheel for every Python and machine."""
 
 TORCH_LIBRARIES: dict[str, set[str]] = {

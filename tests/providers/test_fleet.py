@@ -329,7 +329,7 @@ async def test_a_killed_fleet_leaves_no_process_of_a_box_and_the_next_one_knows_
     box = await fleet.box()
     home = await disk(fleet, box)
     await shell(fleet, box, "cat > daemon.py && python3 daemon.py marked </dev/null >/dev/null 2>&1", DAEMON)
-    assert len(descendants.marked(box.id)) > 1
+    await eventually(lambda: _true(len(descendants.marked(box.id)) > 1), 20)  # it daemonises by itself
     os.kill(fleet.process.pid, signal.SIGKILL)
     await eventually(lambda: _true(not descendants.marked(box.id) and not home.exists()), 10)
     async with FleetProcess(fleet.process.state, fleet.process.socket, QUICK) as process:

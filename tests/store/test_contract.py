@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -184,3 +185,13 @@ async def test_it_proves_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(proof, "RACERS", 4)
     await prove(store)
     assert await store.list("fleet/") == []
+
+
+async def test_a_listing_says_when_each_was_written_by_the_stores_own_clock(store: Store) -> None:
+    began = time.time()
+    await store.put("a", b"one")
+    (found,) = await store.list("a")
+    if isinstance(store, MemoryStore):
+        assert found.modified == 0.0, "it does not know"
+    else:
+        assert began - 2 <= found.modified <= time.time() + 2

@@ -40,6 +40,7 @@ class Heard(Message):
 class VlApp(App[None]):
     """``reader`` may be put in by tests: whatever has the reader's attributes and calls."""
 
+    TITLE = "vl-tui"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS = [
         Binding("q", "leave", "quit", show=False),

@@ -93,6 +93,21 @@ def _intent(event: Event, f: Any) -> Told:
     return glyph, role, _joined(": ", f"{action} {begun}", _text(f, "detail"))
 
 
+def _health(event: Event, f: Any) -> Told:
+    severity = f.get("severity")
+    glyph, role = {"ok": ("●", "durable"), "fatal": ("✗", "lost")}.get(str(severity), ("▲", "notice"))
+    return glyph, role, _text(f, "words")
+
+
+def _hang(event: Event, f: Any) -> Told:
+    silent = _float(f.get("silent_s")) or 0.0
+    if f.get("stage") == "over":
+        return "●", "durable", f"attempt {event.epoch} goes on after {words.age(silent)} without a step"
+    where = f": {f['where']}" if isinstance(f.get("where"), str) and f["where"] else ""
+    glyph, role, verb = ("✗", "lost", "hangs") if f.get("stage") == "confirmed" else ("▲", "notice", "may hang")
+    return glyph, role, f"attempt {event.epoch} {verb}: no step for {words.age(silent)}{where}"
+
+
 def _run_ended(event: Event, f: Any) -> Told:
     state = _text(f, "state")
     glyph, role = ("✓", "durable") if state == "finished" else ("■", "dim")
@@ -172,8 +187,10 @@ _KINDS: dict[str, Callable[[Event, Any], Told]] = {
     "commit_refused": lambda e, f: ("✗", "lost", f"a commit of attempt {e.epoch} was refused: the run has moved on"),
     "fenced": lambda e, f: ("✗", "lost", f"attempt {e.epoch} fenced: its box stops"),
     "bad_checkpoint": lambda e, f: ("✗", "lost", f"checkpoint {_number(f.get('step'))} is bad: {_text(f, 'why')}"),
-    "at_risk": lambda e, f: ("▲", "notice", f"at risk, can't become durable: {_text(f, 'why')}"),
-    "not_at_risk": lambda e, f: ("·", "text", "no longer at risk: can become durable again"),
+    "at_risk": lambda e, f: ("▲", "notice", f"at risk ({_text(f, 'reason') or 'store'}): {_text(f, 'why')}"),
+    "not_at_risk": lambda e, f: ("●", "durable", "no longer at risk"),
+    "health": _health,
+    "hang": _hang,
     "waiting": lambda e, f: ("┄", "prov", f"waits: {_text(f, 'why')}"),
     "controller": lambda e, f: ("·", "dim", f"controller {_text(f, 'generation')} takes over ({_text(f, 'owner')})"),
     "moved_aside": lambda e, f: ("·", "dim", "files that are not the checkpoint's were moved aside"),

@@ -58,6 +58,7 @@ class Reader:
         self._view_at = 0.0
         self._waiting: dict[str, Intent] = {}
         self._acts: list[asyncio.Task[None]] = []
+        self._leaving = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="facts", daemon=True)
         self._stopping = asyncio.Event()
@@ -243,9 +244,10 @@ class Reader:
             if self._store is None:
                 self.answers[intent.id] = f"{what}: not done, the store can't be reached"
                 return
-            left, fresh = await self._leave(self._store, intent)
-            self._waiting[left.id] = left
-            self.answers[left.id] = f"{what}: {'told' if fresh else 'was asked for already'}"
+            async with self._leaving:  # keys act in the order in which they were pressed
+                left, fresh = await self._leave(self._store, intent)
+                self._waiting[left.id] = left
+                self.answers[left.id] = f"{what}: {'told' if fresh else 'was asked for already'}"
             await self._see_to_controller()
             await asyncio.to_thread(process.wake, self._fleet.fleet)
         except (StoreError, ProtocolError) as error:

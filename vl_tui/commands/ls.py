@@ -35,6 +35,9 @@ class Row:
     spent_usd: float = 0.0
     submitted_age_s: float | None = None
     detail: str = ""
+    at_risk: str = ""
+    """Why its work can't become durable; empty: it can."""
+    at_risk_s: float = 0.0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +88,8 @@ async def _row(store: Store, name: str, now: float, notes: dict[str, Any]) -> Ro
         spent_usd=money.spent_usd(pairs, now),
         submitted_age_s=max(0.0, now - spec.submitted_at) if spec.submitted_at else None,
         detail=clean(str(waiting or head.detail)),
+        at_risk=clean(beat.at_risk) if beat and head.state == "running" else "",
+        at_risk_s=beat.at_risk_s if beat and head.state == "running" else 0.0,
     )
 
 
@@ -125,8 +130,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     since = "-" if row.submitted_age_s is None else age(row.submitted_age_s)
     rate = f"{row.usd_hour:.2f}" if row.where else "-"
     attempt = str(row.attempt) if row.attempt else "-"
+    words = f"AT RISK {age(row.at_risk_s)}: {row.at_risk}" if row.at_risk else row.detail
     return (clean(row.name), row.state, attempt, step, durable, clean(row.where) or "-", rate,
-            f"{row.spent_usd:.2f}", since, row.detail[:60])  # fmt: skip
+            f"{row.spent_usd:.2f}", since, words[:100 if row.at_risk else 60])  # fmt: skip
 
 
 def age(seconds: float) -> str:

@@ -103,6 +103,7 @@ def spec_of(fleet: FleetConfig, config: RunConfig, digest: str, now: float) -> R
         deadline=None if config.deadline is None else config.deadline.timestamp(),
         budget_usd=config.budget,
         total_steps=config.steps,
+        on_hang=config.on_hang,
         env=config.env,
         secrets=config.secrets,
         grace_s=fleet.defaults.grace,

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, field_validator, model_validator
-from vl_agent.protocol import Market
+from vl_agent.protocol import HangPolicy, Market
 
 from vl_tui.config import quantities
 from vl_tui.config.check import Strict, check
@@ -77,6 +77,8 @@ class RunConfig(Strict):
     budget: float | None = Field(None, gt=0, le=1e9)
     steps: int | None = Field(None, ge=1, lt=10**12)
     """How many steps the run has in all, where the person says so."""
+    on_hang: HangPolicy = "restart"
+    """When the command surely makes no more steps: start it anew from its newest checkpoint, or only say so."""
     env: dict[Variable, EnvValue] = {}
     secrets: Annotated[tuple[Variable, ...], Field(strict=False)] = ()
     _path: Path = PrivateAttr(Path("run.yaml"))

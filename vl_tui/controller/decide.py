@@ -162,6 +162,8 @@ def _release_reason(run: RunView, holder: LaunchView) -> tuple[LaunchEndReason, 
     if cause == "stopped":
         moved = next((spare.record.why for spare in run.spares), "failover")
         return ("escalated" if moved == "escalate" else "migrated"), detail
+    if cause == "gpu_fault":  # the place's, not the run's: it is avoided for a while
+        return "lost", detail
     return "failed", detail or "its command ended"
 
 

@@ -70,4 +70,6 @@ class Watch:
             word_cause=self._cause,
             market=market,
             store_error=self.beat.store_error if self.beat else "",
+            at_risk=self.beat.at_risk if self.beat else "",
+            at_risk_s=self.beat.at_risk_s if self.beat else 0.0,
         )

@@ -93,11 +93,16 @@ def steps_lost(fault: FaultMade, events: Sequence[Event]) -> int | None:
     return max(0, max(done, default=resumed_step) - resumed_step)
 
 
+def exact(event: Event) -> bool:
+    """A step as the script told it: not read in its output, where some are left out and losses are rounded."""
+    return event.kind == "step" and "source" not in event.fields
+
+
 def repeated_steps(events: Iterable[Event]) -> tuple[int, int]:
     """(steps done again with exactly the same loss, with another loss), over every attempt's own journal."""
     by_step: dict[int, dict[int, Any]] = {}
     for event in events:
-        if event.kind == "step" and isinstance(event.fields.get("loss"), float):
+        if exact(event) and isinstance(event.fields.get("loss"), float):
             by_step.setdefault(event.fields["step"], {})[event.epoch] = event.fields["loss"]
     same = other = 0
     for losses in by_step.values():
@@ -163,7 +168,7 @@ def document(
     restarts: Sequence[float] = (),
 ) -> Mapping[str, Any]:
     """The JSON document that ``vl-tui demo --json`` prints."""
-    steps_known = any(e.kind == "step" for e in events)
+    steps_known = any(exact(e) for e in events)
     rows = [fault_row(fault, events, steps_known=steps_known) for fault in faults]
     with_notice = [row["steps_lost"] for row in rows if row["kind"] == "notice"]
     verified, mismatched = repeated_steps(events)

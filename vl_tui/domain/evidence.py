@@ -40,6 +40,9 @@ class Evidence:
     market: Market = "spot"
     store_error: str = ""
     """The box's own complaint that it can't reach the store."""
+    at_risk: str = ""
+    """All that its agent says puts it at risk, the store among it."""
+    at_risk_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def judge(seen: Evidence, grace_s: float) -> Verdict:
     """The table of design, "Detection". There are six cases:
 
     1. the provider says that the box was taken, is gone or stopped: lost at once;
-    2. the counter moves over SSH: alive, or at risk where it does not reach the store;
+    2. the counter moves over SSH: alive, or at risk where it does not reach the store or says so itself;
     3. it is silent over SSH but its beat in the store moves: the link only;
     4. both are silent past the grace, but the attach on the box answers: the supervisor is dead;
     5. both are silent past the grace and nothing answers: lost;
@@ -75,9 +78,11 @@ def judge(seen: Evidence, grace_s: float) -> Verdict:
     if seen.word in TAKEN:
         return _taken(seen)
     if ssh <= quiet:
+        if seen.at_risk:
+            return Verdict("at_risk", "unknown", f"AT RISK {_span(seen.at_risk_s)}: {seen.at_risk}")
         if seen.store_error or (store is not None and store > grace_s):
             why = seen.store_error or f"its beat in the store is {store:.0f} s old"
-            return Verdict("at_risk", "unknown", f"trains but can't become durable: {why}")
+            return Verdict("at_risk", "unknown", f"AT RISK: trains but can't become durable: {why}")
         return ALIVE
     if store is not None and store <= quiet:
         return Verdict("link_only", "link_only", f"SSH silent for {ssh:.0f} s, but its beat in the store moves")
@@ -92,6 +97,12 @@ def _taken(seen: Evidence) -> Verdict:
     preempted = seen.word == "preempted" or (seen.word == "stopped" and seen.market == "spot")
     words = f"provider says {seen.word}" + (f": {seen.word_cause}" if seen.word_cause else "")
     return Verdict("lost", "preempted" if preempted else "host_fault", words, final=True)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    return f"{seconds // 60:.0f}m" if seconds < 3600 else f"{seconds / 3600:.1f}h"
 
 
 def _silence(seen: Evidence) -> str:

@@ -135,7 +135,7 @@ WORTH_A_LINE = (
     "submitted", "launched", "attempt", "restored", "started", "durable", "notice", "verdict", "commit_refused",
     "fenced", "launch_ended", "bad_checkpoint", "at_risk", "not_at_risk", "exited", "intent", "waiting", "verified",
     "run_ended", "controller", "warning", "moved_aside", "migrated", "escalated", "credentials", "cadence",
-    "cadence_advice",
+    "cadence_advice", "health", "hang",
 )  # fmt: skip
 _RECENT = 200
 

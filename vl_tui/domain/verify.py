@@ -18,10 +18,12 @@ class Verified:
 
 
 def fold(by_epoch: dict[int, dict[int, float]], events: Iterable[Event]) -> None:
-    """Add the exact losses that ``events`` tell to ``by_epoch``: by epoch, by step. Steps without one prove nothing."""
+    """Add the exact losses that ``events`` tell to ``by_epoch``: by epoch, by step. Steps without one prove nothing,
+    nor do losses that were read in the output: they are rounded, and often a mean over the steps before."""
     for event in events:
         step, loss = event.fields.get("step"), event.fields.get("loss")
-        if event.kind == "step" and type(step) is int and isinstance(loss, (int, float)):
+        exact = event.kind == "step" and "source" not in event.fields
+        if exact and type(step) is int and isinstance(loss, (int, float)):
             by_epoch.setdefault(event.epoch, {})[step] = float(loss)
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("blake3", "obstore", "typing_extensions", "zstandard")
+PACKAGES = ("blake3", "nvidia-ml-py", "obstore", "typing_extensions", "zstandard")
 HELPER = ("__init__.py", "control.py", "torch.py")
 """What enters the training process: nothing else of ours is on its path."""
 OLDEST = (3, 10)

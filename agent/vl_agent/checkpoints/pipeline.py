@@ -160,7 +160,7 @@ class Pipeline:
             self._drop(saved)
         except (StoreError, ProtocolError) as error:
             self._known = None  # the swap may have happened: what it dropped is not named again
-            self._reach.failed("checkpoints", str(error))
+            self._reach.failed("checkpoints", error)
             if self._waiting is None:
                 self._waiting = saved
             else:

@@ -64,6 +64,8 @@ class Entry:
     key: str
     size: int
     version: str
+    modified: float = 0.0
+    """Unix seconds by the store's clock at which it was written; 0: not known."""
 
 
 class Store(Protocol):

@@ -95,7 +95,8 @@ class FileStore:
                         continue
                     with suppress(FileNotFoundError):  # deleted since the folder was read
                         stat = os.stat(os.path.join(where, name))
-                        found.append(Entry(key, stat.st_size, f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"))
+                        version = f"{stat.st_ino}-{stat.st_mtime_ns}-{stat.st_size}"
+                        found.append(Entry(key, stat.st_size, version, stat.st_mtime))
             return sorted(found, key=lambda entry: entry.key)
 
         return await self._do(folder, walk, folder=True)

@@ -112,7 +112,7 @@ class ObjectStore:
             found: list[Entry] = []
             stream = obstore.list(self._client, prefix=folder or None, offset=after or None, chunk_size=1000)
             async for chunk in stream:
-                found += [Entry(meta["path"], meta["size"], _token(meta)) for meta in chunk]
+                found += [_entry(meta) for meta in chunk]
             return sorted((e for e in found if e.key.startswith(prefix) and e.key > after), key=lambda e: e.key)
 
         return await self._ask(prefix, collect)
@@ -227,6 +227,10 @@ async def _parts(path: Path, part: int, sent: Callable[[int], None] | None) -> A
             yield chunk
             if sent:
                 sent(len(chunk))
+
+
+def _entry(meta: Mapping[str, Any]) -> Entry:
+    return Entry(meta["path"], meta["size"], _token(meta), meta["last_modified"].timestamp())
 
 
 def _token(result: Mapping[str, Any]) -> str:
