@@ -8,7 +8,7 @@ pytest_plugins = ["tests.fixtures.s3", "tests.fixtures.sshd", "tests.fixtures.fl
 
 os.environ["VL_METADATA_ENDPOINT"] = ""  # no agent that a test starts looks for a cloud around this machine
 
-_LONG = ("tests/demo/", "tests/helper/test_bit_exact_resume", "tests/controller/test_end_to_end")
+_LONG = ("demo_killed_twice", "tests/demo/", "tests/helper/", "tests/controller/test_end_to_end")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,6 +20,8 @@ from vl_agent import control, paths, recognise, told
 from vl_agent import head as heads
 from vl_agent.budget import Measures
 from vl_agent.checkpoints import restore as restoring
+from vl_agent.checkpoints import temporary
+from vl_agent.checkpoints.doubt import Losses
 from vl_agent.checkpoints.pipeline import Pipeline
 from vl_agent.checkpoints.watch import Watch
 from vl_agent.head import Fenced
@@ -40,6 +42,8 @@ PROGRESS_S = 0.1
 FENCED_PATIENCE_S = 10.0
 """A save that was on its way when the epoch was found to be over is let run into its own refusal for so long."""
 LAST_WORDS_S = 10.0
+_MOST_TURNS = 8
+"""How often more is read at once: of a script that tells without end the rest is heard before its save is named."""
 _NO_ROOM = 64 * 1024
 """Bytes below which a disk counts as full: no file of more than a few blocks can be written there."""
 
@@ -85,10 +89,14 @@ class Attempt:
         self._training = Training(record, folder.log, tuple(secrets.values()))
         self._leaving = Leaving(self._training, control_folder, status, self.measures, self._tell, wall)
         self._watchers = Watchers(
-            store, spec, self._training, log=folder.log, checkpoints=self._checkpoints, status=status, tell=self._tell,
-            reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step, fault=self._fault,
+            store, spec, self._training, log=folder.log, checkpoints=self._checkpoints, status=status,
+            tell=self._tell, reach=self.reach, secrets=tuple(secrets.values()), read_step=self._read_step,
+            fault=self._fault,
         )  # fmt: skip
         self._pipeline: Pipeline | None = None
+        self._losses = Losses()
+        self._reading = False
+        self._saved_and_stops = False
         self._faulted: tuple[Cause, str] | None = None
         self._missed = 0
         self._running = False
@@ -195,6 +203,7 @@ class Attempt:
         self.status.step = self.status.saved_step = restored.step
         watch = Watch(self._checkpoints)
         watch.ignore_present()
+        progress = control.ProgressReader(self._control)
         self._pipeline = Pipeline(
             self.store,
             self.spec.name,
@@ -206,6 +215,7 @@ class Attempt:
             tell=self._watchers.tell,
             distrusted=restored.bad,
             swept=self._sweeping.done,
+            doubt=lambda step: self._doubt(step, progress),
         )
         self._leaving.uploads = self._pipeline
         control.clear(self._control)
@@ -216,11 +226,10 @@ class Attempt:
         self._tell("started", pid=self._training.pid, command=self.spec.command)
         self._phase("training", "")
         self._leaving.began()
-        return await self._train(self._pipeline)
+        return await self._train(self._pipeline, progress)
 
-    async def _train(self, pipeline: Pipeline) -> Ended:
+    async def _train(self, pipeline: Pipeline, progress: control.ProgressReader) -> Ended:
         """While the command runs, and then until its last save is durable."""
-        progress = control.ProgressReader(self._control)
         durable = asyncio.create_task(pipeline.run())
         reading = asyncio.create_task(self._keep_reading(progress, pipeline))
         waiting = asyncio.create_task(self._training.wait())
@@ -230,12 +239,15 @@ class Attempt:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 await self._cut(durable, waiting)
-            ended = self._exited(await waiting)
+            ended = await waiting
+            self._running = False
+            self._leaving.over()
             watching.cancel()
+            await self._read_all(progress, pipeline)  # its last words may say why it ended
+            ended = self._exited(ended)
             await self._watchers.last_look()
-            await self._read_all(progress, pipeline)
             self._phase("draining", "brings its last save into the store")
-            await pipeline.close()
+            await pipeline.close(finished=ended.code in (0, control.STOPPED_EXIT))
             await self._settled(durable, pipeline)
         finally:
             for task in (reading, durable, waiting, watching):
@@ -268,8 +280,8 @@ class Attempt:
         await durable
 
     def _exited(self, ended: Ended) -> Ended:
-        self._running = False
-        self._leaving.over()
+        if self._saved_and_stops and ended.cause == "user_error":  # torchrun makes 1 of every status of its ranks
+            ended = replace(ended, cause="notice", detail="saved and stopped as told")
         if self._leaving.told and ended.cause == "notice":
             ended = replace(ended, cause=self._leaving.cause, detail=f"{self._leaving.why}: {ended.detail}")
         elif self._leaving.noticed and self._cut_short(ended):
@@ -347,15 +359,15 @@ class Attempt:
 
     # ------------------------------------------------------------------------------------------------------ telling
 
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self.measures.hear(kind, fields, time.monotonic())
+        self.journal.tell(kind, **fields)
+
     def _fault(self, cause: Cause, words: str) -> None:
         """A hang, or a fault of this machine: the training is ended, and its attempt for this reason."""
         if not self._leaving.told:
             self._faulted = cause, words
             self._leaving.stop(cause, save=False)
-
-    def _tell(self, kind: str, **fields: Any) -> None:
-        self.measures.hear(kind, fields, time.monotonic())
-        self.journal.tell(kind, **fields)
 
     async def _keep_reading(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         while True:
@@ -371,16 +383,37 @@ class Attempt:
 
     def _read(self, progress: control.ProgressReader, pipeline: Pipeline) -> None:
         """What the helper told: steps into the journal, saves to the pipeline."""
-        for word in told.read(progress):
-            if isinstance(word, told.Step):
-                self._step(word)
-            elif isinstance(word, told.Save):
-                self.measures.hear_save(word.took_s)
-                pipeline.saved(word.name, word.step, word.took_s)
-            else:
-                self._leaving.helper = True
+        self._reading = True  # a save asks for the losses up to it, which stand before it
+        try:
+            for word in told.read(progress):
+                self._hear(word, pipeline)
+        finally:
+            self._reading = False
         self.status.saved_step = pipeline.saved_step or self.status.saved_step
         self.status.durable_step = pipeline.durable_step
+        self.status.layout = pipeline.layout
+
+    def _hear(self, word: told.Word, pipeline: Pipeline) -> None:
+        if isinstance(word, told.Step):
+            self._step(word)
+        elif isinstance(word, told.Save):
+            self.measures.hear_save(word.took_s)
+            pipeline.saved(word.name, word.step, word.took_s)
+        elif isinstance(word, told.Skipped):
+            self._tell("save_skipped", step=word.step, why=word.why)
+        elif isinstance(word, told.Stopped):
+            self._saved_and_stops = True
+        else:
+            self._leaving.helper = True
+
+    def _doubt(self, step: int, progress: control.ProgressReader) -> str:
+        """Why a checkpoint of this step is suspect, by what was told so far."""
+        if self._pipeline is not None and not self._reading:
+            for _ in range(_MOST_TURNS):
+                self._read(progress, self._pipeline)
+                if not progress.behind:
+                    break
+        return self._losses.doubt(step)
 
     def _step(self, word: told.Step) -> None:
         self._watchers.step(word)
@@ -393,7 +426,10 @@ class Attempt:
     def _told_step(self, word: told.Step, **source: str) -> None:
         total = self.spec.total_steps if word.total is None else word.total
         self.status.step, self.status.loss, self.status.total_steps = word.step, word.loss, total
-        self._tell("step", step=word.step, loss=word.loss, total=total, **source)
+        nonfinite = {"nonfinite": word.nonfinite} if word.nonfinite else {}
+        self._tell("step", step=word.step, loss=word.loss, total=total, **source, **nonfinite)
+        if word.loss is not None or word.nonfinite:
+            self._losses.told(word.step, word.nonfinite)
 
     def _phase(self, phase: Phase, detail: str) -> None:
         self.status.phase, self.status.detail = phase, detail
@@ -410,6 +446,11 @@ class Attempt:
             env["PYTHONUNBUFFERED"] = "1"
             why = "loss lines on a pipe would come minutes late"
             self._tell("environment", name="PYTHONUNBUFFERED", value="1", why=why)
+        folder = temporary.better(self._checkpoints, env)
+        if folder is not None:
+            env["TMPDIR"] = str(folder)
+            why = "on the checkpoints' file system: a file made there and renamed is never seen half"
+            self._tell("environment", name="TMPDIR", value=str(folder), why=why)
         env["VL_CONTROL"] = str(self._control)
         env["VL_RUN"], env["VL_EPOCH"] = self.spec.name, str(self.head.epoch)
         return env

@@ -3,7 +3,12 @@
 Files and not a socket: they survive a restart of either side, cost the training one ``stat`` a step, and can be read by
 a person. Standard library only: this module enters the training process.
 
-``progress.jsonl``  appended by the helper, one JSON object a line, each by one write
+``progress.jsonl``  appended by the helper and its writer, one JSON object a line, each by one write:
+                    {helper, pid}                         it is there
+                    {step, loss, total, t, nonfinite?}    a step; loss null: not known, or nonfinite (nan, inf, -inf)
+                    {saved, step, took_s, stall_s}        a save is whole on disk
+                    {skipped, why}                        a save of this step was due and will not come
+                    {stopped, why}                        saved this step, as it was told to, and ends
 ``notice.json``     put there by the supervisor: save now and stop
 ``cadence.json``    put there by the supervisor: the person's cadence
 """
@@ -72,6 +77,14 @@ def leave_signals_to_the_agent() -> None:
         with contextlib.suppress(ValueError):  # not in the main thread: nothing can be done
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, heard)
+
+
+def loss_words(value: float | None) -> dict[str, Any]:
+    """A loss as the helper tells it: one that is no finite number is told by name, so that it is not taken for one that
+    nobody knows."""
+    if value is None or math.isfinite(value):
+        return {"loss": value}
+    return {"loss": None, "nonfinite": "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"}
 
 
 def finite(value: float | None) -> float | None:

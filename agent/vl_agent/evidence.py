@@ -105,7 +105,7 @@ async def _dump(tool: str, pid: int, *options: str) -> str:
         )  # fmt: skip
     except OSError:
         return ""
-    processes.beside.add(process.pid)
+    processes.own.add(process.pid)
     waiting = asyncio.create_task(process.communicate())
     try:
         await asyncio.wait({waiting}, timeout=LIMIT_S)
@@ -119,7 +119,7 @@ async def _dump(tool: str, pid: int, *options: str) -> str:
             await asyncio.wait({waiting}, timeout=0.5)  # in an uninterruptible wait it can't be ended
             waiting.cancel()
         else:
-            processes.beside.discard(process.pid)
+            processes.own.discard(process.pid)
 
 
 def main_thread(dump: str) -> str:

@@ -155,7 +155,7 @@ async def commit(
 ) -> tuple[Head, tuple[Kept, ...]]:
     """Name a new durable checkpoint: one swap sets checkpoint and kept together. Returns the head and the entries that
     this swap dropped from the kept ones (``retained`` says which stay). Its manifest and every blob must be in the
-    store. Raises ``Fenced``."""
+    store. A suspect one is kept, but the checkpoint that is resumed from stays what it is. Raises ``Fenced``."""
     dropped: tuple[Kept, ...] = ()
 
     def to_committed(head: Head) -> Head:
@@ -167,26 +167,29 @@ async def commit(
             raise Refused(f"step {kept.step} is older than the durable step {head.checkpoint.step}")
         entries = retained((*_not_abandoned(head), kept), keep, keep_every)
         dropped = tuple(entry for entry in head.kept if entry not in entries)
-        return replace(head, checkpoint=kept, kept=entries)
+        return replace(head, checkpoint=head.checkpoint if kept.suspect else kept, kept=entries)
 
     return await _change(store, run, to_committed), dropped
 
 
 def retained(entries: tuple[Kept, ...], keep: int, keep_every: int | None = None) -> tuple[Kept, ...]:
     """The last ``keep`` (at least one) of the unpinned entries, every pinned one, and the first of each
-    ``keep_every`` steps, in order. Which is the first stays the same however many after it are dropped."""
-    unpinned = [entry for entry in entries if not entry.pinned]
-    chosen = set(unpinned[-max(1, keep) :])
+    ``keep_every`` steps, in order. Which is the first stays the same however many after it are dropped. Suspect ones
+    take no good one's place: the newest of them is kept beside."""
+    good = tuple(entry for entry in entries if not entry.suspect)
+    unpinned = [entry for entry in good if not entry.pinned]
+    chosen = {*unpinned[-max(1, keep) :], *[entry for entry in entries if entry.suspect][-1:]}
     if keep_every is not None:
-        chosen |= {entry for entry, before in zip(entries, (None, *entries), strict=False)
+        chosen |= {entry for entry, before in zip(good, (None, *good), strict=False)
                    if before is None or entry.step // keep_every > before.step // keep_every}  # fmt: skip
     return tuple(entry for entry in entries if entry.pinned or entry in chosen)
 
 
 def _not_abandoned(head: Head) -> tuple[Kept, ...]:
-    """The kept entries without those that a rollback went back behind (pinned ones stay)."""
+    """The kept entries without those that a rollback went back behind (pinned ones stay, and suspect ones: they are
+    newer than the checkpoint by their nature)."""
     newest = head.checkpoint
-    return tuple(e for e in head.kept if e.pinned or newest is None or e.step <= newest.step)
+    return tuple(e for e in head.kept if e.pinned or e.suspect or newest is None or e.step <= newest.step)
 
 
 async def conclude(

@@ -72,14 +72,16 @@ def document(run: str, head: Head) -> dict[str, object]:
 def table(run: str, head: Head) -> list[str]:
     """The kept checkpoints for a person, newest first. What a rollback went back behind stays until the next one is
     durable."""
-    if head.checkpoint is None:
+    if not head.kept:
         return [f"{run} has no durable checkpoint yet"]
     lines = ["STEP          ATTEMPT"]
     for entry in sorted(head.kept, key=lambda entry: (entry.step, entry.epoch), reverse=True):
         notes = ["pinned"] if entry.pinned else []
-        if entry.manifest == head.checkpoint.manifest:
+        if head.checkpoint is not None and entry.manifest == head.checkpoint.manifest:
             notes.append("the run resumes from here")
-        elif entry.step > head.checkpoint.step:
+        elif entry.suspect:
+            notes.append(f"suspect, {entry.suspect}: resumed from only after a rollback to it")
+        elif head.checkpoint is not None and entry.step > head.checkpoint.step:
             notes.append("left behind by a rollback: goes with the next checkpoint, unless it is pinned")
         lines.append(f"{entry.step:<12}  {entry.epoch:<7}  {', '.join(notes)}".rstrip())
     return lines

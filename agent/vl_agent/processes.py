@@ -15,11 +15,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vl_agent import writer
+
 PROC = Path("/proc")
 MARKER = "VL_TRAINING"
 """Environment variable whose value is a training's own."""
 APART = "VL_APART"
 """Environment variable of what the agent itself runs beside a training: it is none of the training's."""
+own: set[int] = set()
+"""Pids of what the agent itself runs beside a training: who started them waits for them."""
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -92,7 +96,7 @@ def _is_adopted(process: Process, family: Family) -> bool:
     """A child of ours that began after the training, and that we did not start: its parents were the training's."""
     if not _adopts or process.parent != os.getpid() or not 0 < family.leader_start <= process.start:
         return False
-    return process.pid not in beside and not _has_mark(process.pid, f"{APART}=1".encode())
+    return process.pid not in own and not _has_mark(process.pid, f"{APART}=1".encode())
 
 
 def _has_mark(pid: int, mark: bytes) -> bool:
@@ -102,12 +106,21 @@ def _has_mark(pid: int, mark: bytes) -> bool:
         return False
 
 
-async def end_family(family: Family, *, grace_s: float, patience_s: float = 10.0) -> list[int]:
+async def end_family(
+    family: Family, *, grace_s: float, writing_s: float = 0.0, patience_s: float = 10.0
+) -> list[int]:  # fmt: skip
     """Ask the family to end (SIGTERM), kill what is left after ``grace_s`` seconds; return pids that stayed even so
-    (a process in an uninterruptible wait) ``patience_s`` later."""
+    (a process in an uninterruptible wait) ``patience_s`` later. ``writing_s``: what a writer gets besides for a save
+    that its dead trainer handed over."""
     _signal_all(members(family), signal.SIGTERM)
     if await _gone(family, grace_s):
         return []
+    if writing_s:
+        left = members(family)
+        writers = [pid for pid in left if _has_mark(pid, f"{writer.MARK}=1".encode())]
+        _signal_all([pid for pid in left if pid not in writers], signal.SIGKILL)
+        if writers and await _gone(family, writing_s):
+            return []
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         _signal_all(members(family), signal.SIGKILL)
@@ -134,8 +147,6 @@ def _signal_all(pids: Collection[int], number: signal.Signals) -> None:
 
 
 _adopts = False
-beside: set[int] = set()
-"""Children of ours that are not the training's, and are waited for by who started them."""
 
 
 def adopt_orphans() -> None:
@@ -146,11 +157,11 @@ def adopt_orphans() -> None:
     _adopts = bool(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def reap(own: Collection[int]) -> None:
-    """Collect adopted children that have ended; ``own``, like ``beside``, are left to who waits for them."""
+def reap(besides: Collection[int]) -> None:
+    """Collect adopted children that have ended; ``besides`` and ``own`` are left to who waits for them."""
     me = os.getpid()
     for process in list(all_processes()):
-        if process.parent == me and process.zombie and process.pid not in own and process.pid not in beside:
+        if process.parent == me and process.zombie and process.pid not in (*besides, *own):
             try:
                 os.waitpid(process.pid, os.WNOHANG)
             except ChildProcessError:

@@ -162,6 +162,10 @@ class Kept:
     epoch: int
     manifest: str
     pinned: bool = False
+    suspect: str = ""
+    """Why no attempt resumes from it without a person's word (a rollback to it): its training had just told a loss that
+    is no finite number. It is kept, the newest one of the kind, but never becomes ``Head.checkpoint`` by itself: the
+    durable step stays that of the last good one, and what is saved after a resume from there may be committed."""
 
 
 @dataclass(frozen=True)
@@ -210,11 +214,15 @@ class Manifest:
     epoch: int
     step: int
     layout: str
+    """Which framework wrote it (``vl_agent.checkpoints.layouts``): says what must point at it once it is restored."""
     name: str
     """The file or folder in the checkpoint folder that this checkpoint is."""
     files: tuple[BlobRef, ...]
+    """In the order in which they are put back: what comes last in a save is last."""
     saved_at: float
     """Unix seconds by the box's clock; for showing only."""
+    suspect: str = ""
+    """As ``Kept.suspect``."""
     format: int = FORMAT
 
 
@@ -339,6 +347,8 @@ class Beat:
     """Seconds from this beat to that moment: what another machine can count from when it hears it."""
     store_error: str = ""
     """Not empty: the store can't be reached or refuses; the run trains but can't become durable (at risk)."""
+    layout: str = ""
+    """Whose checkpoints were recognised, by the framework's name; empty before the first save."""
     detail: str = ""
     """What it is doing, or why it ended, for a person."""
     at_risk: str = ""
@@ -406,20 +416,24 @@ class Lease:
 #   restored       step, bytes, seconds, source       source: store | prefetched | local; step None, source "": fresh
 #   moved_aside    paths                              files in the checkpoint folder that are not the head's checkpoint
 #   bad_checkpoint step, manifest, why                a blob missing or corrupt; the one before is used
+#   passed_over    step, manifest, why                a suspect checkpoint: only a rollback to it resumes from it
 #   credentials    how, warning                       what this box reaches the store with; never the values
 #   environment    name, value, why                   a change to the training command's environment
 #   started        pid, command                       the training command runs
-#   step           step, loss, total [, source]       exact (JSON floats round-trip); loss None when not known.
+#   step           step, loss, total [, source]       exact (JSON floats round-trip); loss None when not known, or no
+#                  [, nonfinite]                      finite number: nonfinite then says which (nan, inf, -inf).
 #                                                     source "log": read in the output, loss as printed, some left out
 #   metrics        lr, grad_norm, throughput, unit,   every few seconds; what is not known is left out
 #                  host {...}, gpu [{...}]
 #   health         what, severity, words, subject     severity: ok (it is over) | warn | fatal
 #   hang           stage, step, silent_s, usual_s,    stage: suspected | confirmed | over; evidence in words
 #                  tool, stacks, log, gpu
+#   layout         name, resume                       whose checkpoints these are; how the command resumes, in words
 #   saved          step, name, bytes, took_s          whole on the box
 #   durable        step, manifest, bytes, sent, took_s committed in the store (sent: bytes uploaded for it)
+#   suspect        as durable, why                    kept in the store, but never resumed from without a rollback
 #   commit_refused step, head_epoch, head_holder      fenced: the head has moved on
-#   save_skipped   step, why
+#   save_skipped   step, why                          by the helper (its writer is behind, or failed) or on the way up
 #   cadence        every_s, why                       how often the script is asked to save from now on
 #   cadence_advice every_s, why                       the script saves on its own schedule; this would lose less
 #   notice         source, window_s, detail           the provider will take the box

@@ -111,6 +111,22 @@ async def _hold(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, take
     return INTERRUPTED if ended.cause in ("stopped", "notice") else FAILED
 
 
+async def _attempts(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, take_over: bool) -> Ended:
+    """One, and after a hang another one here, unless it comes no further."""
+    hung: int | None = None
+    while True:
+        head = await _take(spec.name, store, folder, take_over=take_over, again=hung is not None)
+        if head.checkpoint is not None:
+            _say(f"resumes from step {head.checkpoint.step} (attempt {head.epoch})")
+        status = Status(0, epoch=head.epoch)
+        ended = await _attempt(spec, store, folder, head, status)
+        _say(f"{ended.cause}: {ended.detail}")
+        step = status.step or 0
+        if ended.cause != "hang" or (hung is not None and step <= hung):
+            return ended
+        hung = step
+
+
 async def _take(run: str, store: Store, folder: paths.LaunchFolder, *, take_over: bool, again: bool) -> Head:
     """Begin the next epoch. What begins by itself (a box that wakes up, a job that Slurm began again, the attempt after
     a hang: ``again``) does so only while the head still shows its own last claim: the run may have been taken up
@@ -136,22 +152,6 @@ def _claims(path: Path) -> list[str]:
     except (FileNotFoundError, ValueError):
         return []
     return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
-
-
-async def _attempts(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, take_over: bool) -> Ended:
-    """One, and after a hang another one here, unless it comes no further."""
-    hung: int | None = None
-    while True:
-        head = await _take(spec.name, store, folder, take_over=take_over, again=hung is not None)
-        if head.checkpoint is not None:
-            _say(f"resumes from step {head.checkpoint.step} (attempt {head.epoch})")
-        status = Status(0, epoch=head.epoch)
-        ended = await _attempt(spec, store, folder, head, status)
-        _say(f"{ended.cause}: {ended.detail}")
-        step = status.step or 0
-        if ended.cause != "hang" or (hung is not None and step <= hung):
-            return ended
-        hung = step
 
 
 async def _attempt(spec: RunSpec, store: Store, folder: paths.LaunchFolder, head: Head, status: Status) -> Ended:
@@ -264,6 +264,7 @@ def status(args: argparse.Namespace) -> int:
         print(
             f"{run}  launch {launch}  attempt {beat.epoch}  {beat.phase}  step {_or_dash(beat.step)}"
             f"  saved {_or_dash(beat.saved_step)}  durable {_or_dash(beat.durable_step)}  {age:.0f} s ago"
+            + (f"  {beat.layout}" if beat.layout else "")
             + (f"  AT RISK {_span(beat.at_risk_s + age)}: {beat.at_risk}" if beat.at_risk else "")
         )
     if not found:

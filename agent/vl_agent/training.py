@@ -24,6 +24,8 @@ from vl_agent.protocol import Cause
 
 LEFT_GRACE_S = 2.0
 """What a command that has ended left running gets so long after SIGTERM."""
+WRITING_S = 120.0
+"""And the helper's writer, whose trainer was killed after it had handed a save over: the save is worth the wait."""
 _TAIL = 64 * 1024
 _BY_SIGNAL = {128 + number for number in (1, 2, 3, 4, 6, 7, 8, 9, 11, 15)}
 """Exit statuses by which a shell says that its command died of a signal."""
@@ -83,7 +85,7 @@ class Training:
         assert self._family is not None
         status = await self._process.wait()
         async with self._ending:  # who was asked to end keeps its grace, also when its shell is gone already
-            await processes.end_family(self._family, grace_s=LEFT_GRACE_S)
+            await processes.end_family(self._family, grace_s=LEFT_GRACE_S, writing_s=WRITING_S)
         return classify(status, self._asked, hide.without(tail(self._log), self._secrets))
 
     async def end(self, why: str, grace_s: float) -> None:

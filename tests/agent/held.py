@@ -170,6 +170,10 @@ class Held:
             await pipeline.close()
             await asyncio.wait_for(task, 20)
 
+    def nothing_held(self) -> bool:
+        """Of what was saved nothing is kept on this disk any longer for its upload."""
+        return list((self.work / ".ckpt.vl" / "hold").iterdir()) == []
+
     # ------------------------------------------------------------------------------------------------ with a training
 
     def attempt(self, wall: Callable[[], float] = time.time, **secrets: str) -> Attempt:

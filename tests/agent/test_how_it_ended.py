@@ -79,16 +79,21 @@ TREE = """
 import os, signal, subprocess, sys, time
 kind, *children = sys.argv[1:]
 for child in children:
-    subprocess.Popen([sys.executable, sys.argv[0], child])
+    env = {**os.environ, **({"VL_WRITER": "1"} if child == "writer" else {})}
+    subprocess.Popen([sys.executable, sys.argv[0], child], env=env)
 if kind == "daemon":
     if os.fork(): os._exit(0)
     os.setsid()
-if kind == "deaf":
+if kind in ("deaf", "writer"):
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open(kind + ".part", "w").write(str(os.getpid()))
 os.rename(kind + ".part", kind)
-time.sleep(600)
+while kind == "writer" and not os.path.exists("deaf"):
+    time.sleep(0.01)
+while kind != "writer" or os.path.exists("/proc/" + open("deaf").read()):
+    time.sleep(0.01)
+open("written", "w").close()
 """
 
 
@@ -122,6 +127,25 @@ async def test_when_it_has_ended_by_itself_what_it_left_is_ended(
     pids = await family_of(training, tmp_path, "child", "daemon", "deaf")
     os.kill(pids[0], signal.SIGKILL)
     assert await training.wait() == Ended(0, None, "finished", "exit status 0"), "its shell said so"
+    assert [pid for pid in pids if is_alive(pid)] == []
+
+
+async def test_a_writer_whose_trainer_was_killed_finishes_its_save(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it takes until all others are ended, and then a moment."""
+    monkeypatch.setattr(trainings, "LEFT_GRACE_S", 0.3)
+    pids = await family_of(training, tmp_path, "deaf", "writer")
+    os.kill(pids[0], signal.SIGKILL)
+    await training.wait()
+    assert (tmp_path / "written").exists()
+    assert [pid for pid in pids if is_alive(pid)] == []
+
+
+async def test_told_to_end_it_does_not_wait_for_a_writer_past_the_grace(training: Training, tmp_path: Path) -> None:
+    pids = await family_of(training, tmp_path, "writer")  # of whom it waits for there is none: for ever
+    await training.end("stopped by a person", grace_s=0.3)
+    await training.wait()
     assert [pid for pid in pids if is_alive(pid)] == []
 
 
@@ -183,7 +207,16 @@ LINES = [
     (b'{"step": 1, "loss": 1e999}', told.Step(1, None, None)),
     (b'{"step": 1, "loss": ' + b"9" * 400 + b"}", told.Step(1, None, None)),
     (b'{"step": 1, "loss": true}', told.Step(1, None, None)),
+    (b'{"step": 1, "loss": null, "nonfinite": "nan"}', told.Step(1, None, None, "nan")),
+    (b'{"step": 1, "loss": 1, "nonfinite": "-inf"}', told.Step(1, None, None, "-inf")),
+    (b'{"step": 1, "loss": 1, "nonfinite": ["nan"]}', told.Step(1, 1.0, None)),
     (b'{"saved": "a.pt", "step": 1, "took_s": 0.1}', told.Save("a.pt", 1, 0.1)),
+    (b'{"saved": "a.pt", "step": 1, "took_s": 0.1, "stall_s": 0.01}', told.Save("a.pt", 1, 0.1, 0.01)),
+    (b'{"skipped": 3, "why": "busy"}', told.Skipped(3, "busy")),
+    (b'{"skipped": -3, "why": "busy"}', None),
+    (b'{"skipped": 3, "why": ["x"]}', told.Skipped(3, "['x']")),
+    (b'{"stopped": 3, "why": "notice"}', told.Stopped(3)),
+    (b'{"stopped": "3"}', None),
     (b'{"helper": 1, "pid": 7}', told.Helper()),
     (b'{"step": -1, "loss": 1}', None),
     (b'{"step": 1e3, "loss": 1}', None),

@@ -56,6 +56,19 @@ async def test_with_the_helper_the_script_saves_at_once_and_the_run_is_released(
     held.checked()
 
 
+async def test_a_launcher_that_makes_1_of_every_exit_status_is_told_apart_from_a_failure(tmp_path: Path) -> None:
+    """As torchrun does with those of its ranks."""
+    held = Held(tmp_path)
+    await held.begin(words("--helper", "--wait-at", 7).removeprefix("exec ") + " || exit 1")
+    attempt = held.attempt()
+    running = asyncio.create_task(attempt.run("box-1"))
+    await until(lambda: held.status.step == 7)
+    attempt.notice(Notice("aws", time.time() + 60, "spot instance-action terminate"))
+    ended = await asyncio.wait_for(running, 30)
+    assert (ended.cause, ended.code) == ("notice", 1)
+    assert held.head_in_store().state == "released"
+
+
 async def test_a_notice_before_the_script_has_begun_is_not_lost(tmp_path: Path) -> None:
     held = Held(tmp_path)
     await held.begin(words("--helper", "--wait-at", 7))

@@ -35,12 +35,12 @@ async def test_at_risk_is_said_once_and_then_that_it_is_over(held: Held) -> None
     async with held.running(pipeline):
         await pipeline.look()
         await until(lambda: len(held.store.asked) > 12, "it is asked again and again")
-        assert held.told.kinds() == ["saved", "at_risk"]
+        assert held.told.kinds() == ["layout", "saved", "at_risk"]
         assert "no answer" in held.status.store_error
         assert (pipeline.saved_step, pipeline.durable_step) == (5, None)
         held.store.fault = None
         await until(lambda: held.told.of("not_at_risk"))
-    assert held.told.kinds() == ["saved", "at_risk", "durable", "not_at_risk"]
+    assert held.told.kinds() == ["layout", "saved", "at_risk", "durable", "not_at_risk"]
     assert held.status.store_error == ""
     assert held.head_in_store().checkpoint.step == 5  # type: ignore[union-attr]
 

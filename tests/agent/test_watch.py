@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from vl_agent.checkpoints import files, watch
+from vl_agent.checkpoints.files import Examined, Span
 from vl_agent.checkpoints.watch import QUIET_S, Saved, Watch
 
 from tests.agent.held import torch_like
@@ -65,7 +67,7 @@ def safetensors(size: int = 100) -> bytes:
 def test_a_save_by_rename_counts_at_the_first_look_and_once(looked: Looked) -> None:
     looked.write(".step-40.tmp", ZIP).rename(looked.folder / "step-40.pt")
     (saved,) = looked.saves()
-    assert (saved.name, saved.step, saved.path) == ("step-40.pt", 40, looked.folder / "step-40.pt")
+    assert (saved.name, saved.step, [part.path for part in saved.parts]) == ("step-40.pt", 40, ["step-40.pt"])
     assert looked.quiet() == []
 
 
@@ -91,14 +93,14 @@ def test_a_zip_packed_in_a_way_that_can_not_be_unpacked_never_counts(looked: Loo
 def test_a_save_that_can_not_be_read_hides_no_other_and_is_told_once(
     looked: Looked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = files.whole
+    examine = files.examine
 
-    def failing(path: Path) -> bool | None:
+    def failing(path: Path, spans: Sequence[Span] = ()) -> Examined:
         if path.name == "step-1.pt":
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return whole(path)
+        return examine(path, spans)
 
-    monkeypatch.setattr(files, "whole", failing)
+    monkeypatch.setattr(files, "examine", failing)
     looked.write("step-1.pt", ZIP)
     looked.write("step-2.pt", ZIP)
     assert looked.look() == ["step-2.pt"]
@@ -112,11 +114,11 @@ def test_a_folder_that_can_not_be_read_is_told_once_and_looked_at_again(
 ) -> None:
     looked.write("step-1.pt", ZIP)
 
-    def stale(folder: Path) -> Iterator[Path]:
+    def stale(folder: Path) -> None:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "iterdir", stale)
+        patch.setattr(os, "scandir", stale)
         assert looked.quiet() == []
     assert looked.watch.complaints() == ["ckpt can't be read: Stale file handle"]
     assert looked.look() == ["step-1.pt"]
@@ -134,8 +136,8 @@ def test_a_torn_zip_never_counts_not_at_the_end_either(looked: Looked) -> None:
 
 def test_a_torn_zip_is_read_once_and_again_when_it_was_written(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    whole = files.whole
-    monkeypatch.setattr(watch.files, "whole", lambda path: read.append(path) or whole(path))
+    examine = files.examine
+    monkeypatch.setattr(watch.files, "examine", lambda path, spans: read.append(path) or examine(path, spans))
     looked.write("step-1.pt", ZIP[:-1])
     assert looked.quiet() == []
     assert len(read) == 1, "a large torn file is not read three times a second"
@@ -150,7 +152,7 @@ def test_a_zip_without_checksums_counts_by_its_directory(tmp_path: Path) -> None
     assert body.count(crc) == 2
     path = tmp_path / "a.pt"
     path.write_bytes(bytes(body).replace(crc, bytes(4)))
-    assert files.whole(path) is True
+    assert files.examine(path).whole is True
 
 
 def test_safetensors_counts_by_its_length_after_two_equal_looks(looked: Looked) -> None:
@@ -174,7 +176,7 @@ def test_safetensors_counts_by_its_length_after_two_equal_looks(looked: Looked) 
 def test_safetensors_of_any_bytes_is_torn_not_an_error(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(body)
-    assert files.whole(path) is False
+    assert files.examine(path).whole is False
 
 
 @given(st.binary(max_size=200), st.sampled_from([".pt", ".safetensors", ".bin", ""]), st.booleans())
@@ -183,7 +185,7 @@ def test_whatever_bytes_a_file_is_there_is_a_verdict(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"
     path.write_bytes(b"PK\x03\x04" + body if zipped else body)
-    assert files.whole(path) in (False, None)
+    assert files.examine(path).whole in (False, None)
 
 
 def test_a_file_without_marks_counts_after_a_quiet_time(looked: Looked) -> None:
@@ -221,28 +223,43 @@ def test_an_equal_name_of_equal_size_is_news_by_its_inode(looked: Looked) -> Non
 # ---------------------------------------------------------------------------------------------- deleted, written again
 
 
-def test_deleted_while_it_is_read(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, whole = looked.write("step-1.pt", ZIP), files.whole
+def test_deleted_while_it_is_read_it_is_held_all_the_same(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, examine = looked.write("step-1.pt", ZIP), files.examine
     looked.write("step-2.pt", ZIP)
 
-    def deletes(read: Path) -> bool | None:
+    def deletes(read: Path, spans: Sequence[Span]) -> Examined:
         path.unlink(missing_ok=True)
-        return whole(read)
+        return examine(read, spans)
 
-    monkeypatch.setattr(watch.files, "whole", deletes)
+    monkeypatch.setattr(watch.files, "examine", deletes)
+    saves = looked.saves()
+    assert [saved.name for saved in saves] == ["step-1.pt", "step-2.pt"]
+    assert saves[0].parts[0].held.read_bytes() == ZIP
+
+
+def test_deleted_before_it_is_held(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, hold = looked.write("step-1.pt", ZIP), files.hold
+    looked.write("step-2.pt", ZIP)
+
+    def deletes(source: Path, held: Path, *, copy: bool) -> Path:
+        path.unlink(missing_ok=True)
+        return hold(source, held, copy=copy)
+
+    monkeypatch.setattr(watch.files, "hold", deletes)
     assert looked.look() == ["step-2.pt"], "the rotation of one is no reason to miss the other"
+    assert looked.watch.damage() == []
 
 
 def test_written_while_it_is_read_it_waits_for_the_next_look(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, whole = looked.write("step-1.pt", ZIP), files.whole
+    path, examine = looked.write("step-1.pt", ZIP), files.examine
 
-    def writes(read: Path) -> bool | None:
-        verdict = whole(read)
+    def writes(read: Path, spans: Sequence[Span]) -> Examined:
+        verdict = examine(read, spans)
         with path.open("ab") as file:
             file.write(b"x")
         return verdict
 
-    monkeypatch.setattr(watch.files, "whole", writes)
+    monkeypatch.setattr(watch.files, "examine", writes)
     assert looked.look() == []
 
 
@@ -371,3 +388,23 @@ def test_the_step_that_is_written_is_the_step_that_is_read(step: int, form: str)
 def test_whatever_the_name_a_step_has_at_most_twelve_digits(name: str) -> None:
     step = files.step_of(name)
     assert step is None or 0 <= step < 10**12
+
+
+def test_a_folder_in_it_that_can_be_read_in_part_counts_only_once_it_can_be_read(
+    looked: Looked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in ("epoch_1/a/a.pt", "epoch_1/b/b.pt"):
+        (looked.folder / path).parent.mkdir(parents=True)
+        looked.write(path, ZIP)
+    scandir, below = os.scandir, itertools.count(1)
+
+    def stale(folder: Path) -> object:
+        if Path(folder).parent.name == "epoch_1" and next(below) % 2 == 0:  # whichever comes second
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(folder))
+        return scandir(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", stale)
+        assert looked.quiet() == []
+    assert looked.watch.complaints() == ["epoch_1 can't be read: Stale file handle"]
+    assert looked.quiet() == ["epoch_1"]

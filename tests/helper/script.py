@@ -14,35 +14,53 @@ from vl_agent.torch import Checkpointer
 
 
 class Numbers(Dataset):
-    def __init__(self, augment):
+    """Draws from the global RNGs; as a stateful one it carries them, so that a worker's streams go on."""
+
+    def __init__(self, augment, stateful):
         self.x = torch.randn(90, 8, generator=torch.Generator().manual_seed(3))
         self.augment = augment
+        if stateful:
+            self.state_dict, self.load_state_dict = carried, carry_on
 
     def __len__(self):
         return len(self.x)
 
     def __getitem__(self, at):
-        noise = torch.randn(8) * 0.1 if self.augment else 0.0
+        noise = torch.randn(8) * 0.1 + numpy.random.rand() + random.random() if self.augment else 0.0
         return self.x[at] + noise, self.x[at].sum()
 
 
-def main():
+def carried():
+    return {"torch": torch.get_rng_state(), "numpy": numpy.random.get_state(legacy=False), "python": random.getstate()}
+
+
+def carry_on(state):
+    torch.set_rng_state(state["torch"])
+    numpy.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+
+
+def main(words=None):
     options = argparse.ArgumentParser()
     options.add_argument("--folder", required=True)
     options.add_argument("--workers", type=int, default=0)
     options.add_argument("--persistent", action="store_true")
     options.add_argument("--augment", action="store_true")
+    options.add_argument("--stateful", action="store_true", help="torchdata's loader")
     options.add_argument("--steps", type=int, default=60)
     options.add_argument("--every-steps", type=int, default=7)
     options.add_argument("--die-after", type=int, default=0)
     options.add_argument("--forget", default="")
-    args = options.parse_args()
+    args = options.parse_args(words)
     torch.set_num_threads(1)
     torch.manual_seed(1)
     random.seed(2)
     numpy.random.seed(3)
-    loader = DataLoader(
-        Numbers(args.augment),
+    kind = DataLoader
+    if args.stateful:
+        from torchdata.stateful_dataloader import StatefulDataLoader as kind
+    loader = kind(
+        Numbers(args.augment, args.stateful and args.workers),
         batch_size=8,
         shuffle=True,
         num_workers=args.workers,

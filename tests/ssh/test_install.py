@@ -28,7 +28,7 @@ async def test_the_agent_runs_on_a_box_that_had_only_python(sshd: Sshd, tmp_path
     done = await conn.run(f"{install.python} -I -S -c {test}", timeout=30)
     assert (done.exit_status, done.stderr) == (0, b"")
     helper = sorted(path.name for path in (site.parent / "train/vl_agent").iterdir())
-    assert helper == ["__init__.py", "control.py", "torch.py"]
+    assert helper == ["__init__.py", "archive.py", "control.py", "torch", "writer.py"]
     conn.abort()
 
 

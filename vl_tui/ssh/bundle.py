@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("blake3", "nvidia-ml-py", "obstore", "typing_extensions", "zstandard")
-HELPER = ("__init__.py", "control.py", "torch.py")
+HELPER = ("__init__.py", "archive.py", "control.py", "writer.py", "torch")
 """What enters the training process: nothing else of ours is on its path."""
 OLDEST = (3, 10)
 MACHINES = ("x86_64", "aarch64")
@@ -111,8 +111,8 @@ def _own_files() -> Iterator[tuple[str, bytes]]:
     root = Path(str(resources.files("vl_agent")))
     for path in sorted(root.rglob("*.py")):
         yield f"site/vl_agent/{path.relative_to(root).as_posix()}", path.read_bytes()
-    for name in HELPER:
-        yield f"train/vl_agent/{name}", (root / name).read_bytes()
+        if path.relative_to(root).parts[0] in HELPER:
+            yield f"train/vl_agent/{path.relative_to(root).as_posix()}", path.read_bytes()
 
 
 @dataclass(frozen=True)

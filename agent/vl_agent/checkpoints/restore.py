@@ -12,13 +12,12 @@ import os
 import re
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from vl_agent.checkpoints import files
-from vl_agent.paths import sync_folder
+from vl_agent.checkpoints import files, layouts, placing
+from vl_agent.checkpoints.layouts.base import Pointer
 from vl_agent.protocol import (
     BlobRef,
     Head,
@@ -35,7 +34,6 @@ Tell = Callable[..., None]
 
 MOST_MANIFEST = 32 << 20
 MOST_FILES = 100_000
-_MOST_NAME = 240
 _BLOB = re.compile(r"[0-9a-zA-Z-]{1,200}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -75,6 +73,8 @@ async def restore(store: Store, run: str, head: Head, folder: Path, cache: Path,
     reached, ``OSError`` when the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
     bad: list[str] = []
+    for entry in passed_over(head):
+        tell("passed_over", step=entry.step, manifest=entry.manifest, why=entry.suspect)
     for entry in kept_before(head):
         began = time.monotonic()
         try:
@@ -86,13 +86,16 @@ async def restore(store: Store, run: str, head: Head, folder: Path, cache: Path,
             tell("bad_checkpoint", step=entry.step, manifest=entry.manifest, why=str(why))
             bad.append(entry.manifest)
             continue
-        moved = await asyncio.to_thread(_move_aside, folder, {ref.path for ref in manifest.files}, head.epoch)
+        pointers = _pointers(manifest)
+        keep = {ref.path for ref in manifest.files}
+        moved = await asyncio.to_thread(placing.move_aside, folder, keep, {p.path for p in pointers}, head.epoch)
+        await asyncio.to_thread(placing.point, pointers, folder)
         if moved:
             tell("moved_aside", paths=moved[:100])
         took = round(time.monotonic() - began, 3)
         tell("restored", step=entry.step, bytes=total, seconds=took, source=source)
         return Restored(entry.step, total, source, tuple(bad))
-    moved = await asyncio.to_thread(_move_aside, folder, set(), head.epoch)
+    moved = await asyncio.to_thread(placing.move_aside, folder, set(), set(), head.epoch)
     if moved:
         tell("moved_aside", paths=moved[:100])
     if bad:
@@ -102,12 +105,19 @@ async def restore(store: Store, run: str, head: Head, folder: Path, cache: Path,
 
 
 def kept_before(head: Head) -> list[Kept]:
-    """The head's checkpoint, then the kept ones before it, newest first: in this order they are tried on restore."""
+    """The head's checkpoint, then the kept ones before it, newest first: in this order they are tried on restore. A
+    suspect one is only there when a person went back to it."""
     if head.checkpoint is None:
         return []
     newest = head.checkpoint
-    older = [e for e in head.kept if e.manifest != newest.manifest and e.step <= newest.step]
+    older = [e for e in head.kept if e.manifest != newest.manifest and e.step <= newest.step and not e.suspect]
     return [newest, *sorted(older, key=lambda entry: (entry.step, entry.epoch), reverse=True)]
+
+
+def passed_over(head: Head) -> list[Kept]:
+    """The suspect checkpoints after the head's: newer, and not resumed from."""
+    step = head.checkpoint.step if head.checkpoint else 0
+    return [entry for entry in head.kept if entry.suspect and entry.step >= step and entry != head.checkpoint]
 
 
 async def _manifest(store: Store, run: str, entry: Kept) -> Manifest:
@@ -130,23 +140,17 @@ async def _manifest(store: Store, run: str, entry: Kept) -> Manifest:
     for ref in manifest.files:
         if not _BLOB.fullmatch(ref.key.removeprefix(blobs_prefix(run))) or not _HASH.fullmatch(ref.hash):
             raise Bad(f"its manifest names {ref.key[:200]!r}, which is no blob of this run")
-    _check_paths([ref.path for ref in manifest.files])
+    if why := files.misplaced(ref.path for ref in manifest.files):
+        raise Bad(f"its manifest {why}")
     return manifest
 
 
-def _check_paths(paths: list[str]) -> None:
-    seen: set[tuple[str, ...]] = set()
-    for path in paths:
-        parts = PurePosixPath(path).parts
-        inside = parts and not path.startswith("/") and ".." not in parts and not parts[0].startswith(".")
-        if not inside or not path.isprintable() or any(len(part.encode()) > _MOST_NAME for part in parts):
-            raise Bad(f"its manifest names {path[:200]!r}, which would not stay inside the folder")
-        if parts in seen:
-            raise Bad(f"its manifest names {path!r} twice")
-        seen.add(parts)
-    for parts in seen:
-        if any(parts[:end] in seen for end in range(1, len(parts))):
-            raise Bad(f"its manifest names {'/'.join(parts)!r} below another file")
+def _pointers(manifest: Manifest) -> tuple[Pointer, ...]:
+    """What must point at this checkpoint; nothing where its layout is not known here."""
+    layout = layouts.named(manifest.layout)
+    paths = [ref.path for ref in manifest.files]
+    pointers = layout.pointers(paths, manifest.step) if layout else ()
+    return () if files.misplaced([*paths, *(pointer.path for pointer in pointers)]) else pointers
 
 
 async def _check_blobs(store: Store, run: str, refs: Sequence[BlobRef], cache: Path) -> None:
@@ -173,7 +177,7 @@ async def _put(store: Store, run: str, manifest: Manifest, folder: Path, cache: 
     for ref in wanted:
         found, source = await _fetch(store, ref, cache)
         ready.append((found, folder / ref.path, ref.mode))
-    await asyncio.to_thread(_place, ready, folder, epoch)
+    await asyncio.to_thread(placing.place, ready, folder, epoch)
     await asyncio.to_thread(shutil.rmtree, cache, ignore_errors=True)
     return source
 
@@ -203,59 +207,3 @@ async def _fetch(store: Store, ref: BlobRef, cache: Path) -> tuple[Path, str]:
         raise Bad(f"the blob of {ref.path} is not what was saved: its hash differs")
     os.replace(part, path)
     return path, "store"
-
-
-def _place(ready: list[tuple[Path, Path, int]], folder: Path, epoch: int) -> None:
-    """Bring each file to a temporary name on the folder's own file system, fsynced, then rename."""
-    uses = Counter(found for found, _, _ in ready)
-    for found, target, mode in ready:
-        for there in (target, *target.parents):
-            if there == folder:
-                break
-            if there.is_symlink() or (there == target and there.is_dir()) or (there != target and there.is_file()):
-                _aside(there, folder, epoch)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        new = target.with_name(f".{target.name[:200]}.vl-new")
-        uses[found] -= 1
-        try:
-            if uses[found]:  # two files of the same content
-                _copy(found, new)
-            else:
-                os.replace(found, new)  # its bytes were synced when they were fetched
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _copy(found, new)
-        new.chmod(mode & 0o777 | 0o600)
-        os.replace(new, target)
-        sync_folder(target.parent)
-    sync_folder(folder)
-
-
-def _copy(found: Path, new: Path) -> None:
-    with found.open("rb") as source, new.open("wb") as sink:
-        shutil.copyfileobj(source, sink, 4 << 20)
-        sink.flush()
-        os.fsync(sink.fileno())
-
-
-def _move_aside(folder: Path, keep: set[str], epoch: int) -> list[str]:
-    """Move everything that is not in ``keep`` out of a script's sight. Returns what was moved."""
-    tops = {PurePosixPath(path).parts[0] for path in keep}
-    hidden = files.hidden_folder(folder)
-    moved = []
-    for entry in sorted(folder.iterdir()):
-        if entry.resolve() != hidden and entry.name not in tops:
-            _aside(entry, folder, epoch)
-            moved.append(entry.name)
-    return moved
-
-
-def _aside(entry: Path, folder: Path, epoch: int) -> None:
-    aside = files.hidden_folder(folder) / "aside" / str(epoch)
-    aside.mkdir(parents=True, exist_ok=True)
-    target, number = aside / entry.name, 1
-    while os.path.lexists(target):
-        number += 1
-        target = aside / f"{entry.name}~{number}"
-    os.replace(entry, target)

@@ -41,7 +41,7 @@ async def _once(words: list[str], timeout_s: float) -> Notice | None:
     if not words:
         raise ValueError("no program is named")
     process = await _start(words)
-    processes.beside.add(process.pid)
+    processes.own.add(process.pid)
     try:
         reading = asyncio.create_task(_said(process))
         done, _ = await asyncio.wait({reading}, timeout=timeout_s)
@@ -52,7 +52,7 @@ async def _once(words: list[str], timeout_s: float) -> Notice | None:
         return reading.result()
     finally:
         await _end(process)
-        processes.beside.discard(process.pid)
+        processes.own.discard(process.pid)
 
 
 async def _start(words: list[str]) -> asyncio.subprocess.Process:
