@@ -115,7 +115,7 @@ async def _attempts(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, 
     """One, and after a hang another one here, unless it comes no further."""
     hung: int | None = None
     while True:
-        head = await _take(spec.name, store, folder, take_over=take_over)
+        head = await _take(spec.name, store, folder, take_over=take_over, again=hung is not None)
         if head.checkpoint is not None:
             _say(f"resumes from step {head.checkpoint.step} (attempt {head.epoch})")
         status = Status(0, epoch=head.epoch)
@@ -127,12 +127,13 @@ async def _attempts(spec: RunSpec, store: Store, folder: paths.LaunchFolder, *, 
         hung = step
 
 
-async def _take(run: str, store: Store, folder: paths.LaunchFolder, *, take_over: bool) -> Head:
-    """Begin the next epoch. A box that wakes up, or a job that Slurm began again, does so only while the head still
-    shows its own last claim: the run may have been taken up elsewhere meanwhile."""
+async def _take(run: str, store: Store, folder: paths.LaunchFolder, *, take_over: bool, again: bool) -> Head:
+    """Begin the next epoch. What begins by itself (a box that wakes up, a job that Slurm began again, the attempt after
+    a hang: ``again``) does so only while the head still shows its own last claim: the run may have been taken up
+    elsewhere meanwhile."""
     former = _claims(folder.claims)
     wakes = recognise.here().provider in recognise.WAKE and bool(former)
-    by_itself = not take_over and (wakes or slurm.restarted(os.environ))
+    by_itself = again or (not take_over and (wakes or slurm.restarted(os.environ)))
     mine = heads.new_holder()
     paths.replace_file(folder.claims, json.dumps([*former[-1:], mine]).encode(), sync=True)
     try:
