@@ -227,7 +227,7 @@ def test_many_attempts_fold_into_words() -> None:
     assert "7 older attempts" in text
     assert "zone-12" in text
     assert "zone-3" not in text
-    assert "11 lost" in text
+    assert "11 boxes lost" in text
 
 
 def test_a_finish_after_the_deadline_is_red() -> None:
@@ -242,7 +242,7 @@ def test_a_run_that_does_not_train_has_no_finish(name: str) -> None:
 
 def test_what_needs_a_person_comes_first_in_the_header() -> None:
     narrow = drawn(EIGHT, 60, 15).splitlines()[0]
-    assert "1 lost" in narrow
+    assert "1 box lost" in narrow
     assert "1 notice" in narrow
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -220,3 +221,23 @@ async def _ended(pid: int) -> bool:
     except OSError:
         return True
     return stat[stat.rindex(")") + 2] == "Z"
+
+
+@pytest.mark.parametrize(
+    ("address", "command"),
+    [
+        (SshAddress("127.0.0.1", 2222), "ssh -p 2222 127.0.0.1"),
+        (SshAddress("gpu.example", 22, "me"), "ssh me@gpu.example"),
+        (SshAddress("gpu.example", 22, alias="gpu1"), "ssh gpu1"),
+    ],
+)
+async def test_a_host_out_of_reach_is_told_with_a_command_that_a_person_can_type(
+    address: SshAddress, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(_self: object, _do: str, **_: object) -> object:
+        raise Unreachable("gpu: Connection refused")
+
+    monkeypatch.setattr("vl_tui.providers.ssh._Host.ask", ask)
+    provider = SshProvider("own", {"gpu": address}, 0.0, Pins(tmp_path / "pins"))
+    with pytest.raises(Transient, match=re.escape(f"`{command}`")):
+        await provider.check()

@@ -62,7 +62,8 @@ class SshProvider:
                 raise Auth(str(error))
         if len(failed) == len(seen):
             told = ". ".join(str(error).rstrip(".") for error in failed.values())
-            raise Transient(f"{told}. See that `ssh {next(iter(failed))}` works from here, or correct fleet.yaml.")
+            tried = _by_hand(self._hosts[next(iter(failed))].address)
+            raise Transient(f"{told}. See that `{tried}` works from here, or correct fleet.yaml.")
         words = f"{len(seen) - len(failed)} of {len(seen)} hosts let us in"
         return " ".join([words, *(f"({error})" for error in failed.values())])
 
@@ -184,6 +185,13 @@ class SshProvider:
         if name not in self._hosts:
             raise Invalid(f"{self.name} has no host {name!r}.", "Name it under `hosts` in fleet.yaml.", place=name)
         return self._hosts[name]
+
+
+def _by_hand(address: SshAddress) -> str:
+    """What a person types to get there."""
+    where = address.alias or (f"{address.user}@{address.host}" if address.user else address.host)
+    port = [] if address.alias or address.port == 22 else ["-p", str(address.port)]
+    return shlex.join(["ssh", *port, where])
 
 
 class _Host:

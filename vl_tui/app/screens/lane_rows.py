@@ -115,7 +115,7 @@ def _summary(run: RunFacts, scale: lanes.Scale) -> Row:
         add(f"✗ {words.count(line.mismatched)} repeated steps DIFFER", "lost")
     lost = sum(line.counts.get(end, 0) for end in ("lost", "preempted", "notice"))
     if lost:
-        add(f"{lost} lost", "lost")
+        add(f"{lost} {'box' if lost == 1 else 'boxes'} lost", "lost")
     if line.counts.get("migrated"):
         add(f"{line.counts['migrated']} migrated", "migrate")
     if line.counts.get("escalated"):
