@@ -220,6 +220,21 @@ async def test_a_file_that_is_cut_while_it_is_read_is_told(tmp_path: Path) -> No
         await sent(Cuts(), path)
 
 
+async def test_a_key_that_a_swap_was_asked_to_name_is_not_used_for_another_save(tmp_path: Path) -> None:
+    """Its answer may have been lost, and a later swap may have dropped it: it would be named after its release."""
+    uploads, keys = Uploads(MemoryStore()), Keys()
+    path = file_of(tmp_path, PART)
+    uploads.begin("a save", PART)
+    first = (await uploads.send(path, {}, keys.new)).parts
+    assert (await uploads.send(path, {}, keys.new)).parts == first, "until then it is"
+    uploads.offer({part.key for part in first})
+    uploads.begin("the same content again", PART)
+    again = await uploads.send(path, {}, keys.new)
+    assert again.bytes == PART
+    assert again.parts[0].key != first[0].key
+    assert uploads.settle({again.parts[0].key}) == {first[0].key}, "whoever sees that nothing names it may delete it"
+
+
 async def test_progress_counts_what_is_in_the_store(tmp_path: Path) -> None:
     store = MemoryStore()
     uploads = Uploads(store)
