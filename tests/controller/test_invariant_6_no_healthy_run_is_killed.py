@@ -3,6 +3,7 @@ silent past the grace while the controller itself reaches the store. One link th
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
 
@@ -107,11 +108,15 @@ async def _store_out_of_reach(world: World) -> None:
 
 async def _stalled(world: World) -> None:
     world.partition(world.holder())
+    assert world.controller is not None
+    pulse = asyncio.create_task(world.controller._pulse())
+    await asyncio.sleep(0)  # it has looked at the clock
     world.clock.now += 60.0
-    controller = world.controller
-    assert controller is not None
-    for keeper in controller.keepers.values():
-        keeper.state.deaf()  # what the pulse does, turned by hand
+    for _ in range(3):
+        await asyncio.sleep(0)
+    pulse.cancel()
+    await asyncio.gather(pulse, return_exceptions=True)
+    assert any("stood still for 60.0 s" in line for line in world.said)
 
 
 @pytest.mark.parametrize("blind", [_store_out_of_reach, _stalled])
