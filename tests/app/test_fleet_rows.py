@@ -242,7 +242,7 @@ def test_a_run_that_does_not_train_has_no_finish(name: str) -> None:
 
 def test_what_needs_a_person_comes_first_in_the_header() -> None:
     narrow = drawn(EIGHT, 60, 15).splitlines()[0]
-    assert "1 box lost" in narrow
+    assert "1 lost" in narrow
     assert "1 notice" in narrow
 
 

@@ -85,7 +85,7 @@ def test_every_stretch_and_event_of_an_attempt_is_on_its_lane() -> None:
     assert "⇑" in third
     assert "○▌" in fourth
     assert "▸4" in text
-    assert "1 lost · 1 migrated · 1 escalated · 10 steps repeated" in text
+    assert "1 box lost · 1 migrated · 1 escalated · 10 steps repeated" in text
 
 
 def test_work_that_was_lost_is_drawn_as_lost() -> None:
