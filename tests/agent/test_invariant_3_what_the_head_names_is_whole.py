@@ -101,6 +101,20 @@ def saved(held: Held, step: int, keep: int = 3, words: str = "") -> Any:
     return pipeline
 
 
+def outage_after_a_swap() -> Callable[[Ask], Fate]:
+    """The next swap is done, but not answered; from then on nothing arrives."""
+    began = False
+
+    def fault(ask: Ask) -> Fate:
+        nonlocal began
+        if ask.op == "swap":
+            began = True
+            return "lost reply"
+        return "lost" if began else "ok"
+
+    return fault
+
+
 async def test_what_a_swap_dropped_is_not_named_again_though_its_answer_was_lost(tmp_path: Path) -> None:
     """The outage begins between the swap and its answer; meanwhile the sweep of this epoch, which takes long, comes to
     what that swap dropped; then the script saves once more what it had saved in the epoch before."""
@@ -108,16 +122,8 @@ async def test_what_a_swap_dropped_is_not_named_again_though_its_answer_was_lost
     await held.brought(saved(held, 1, words="the same"))
     await held.begin()
     pipeline = held.pipeline(keep=1)
-    outage = [False]
-
-    def fault(ask: Ask) -> Fate:
-        if ask.op == "swap":
-            outage[0] = True
-            return "lost reply"
-        return "lost" if outage[0] else "ok"
-
     async with held.running(pipeline) as task:
-        held.store.fault = fault
+        held.store.fault = outage_after_a_swap()
         held.save(2)
         await pipeline.look()
         await until(lambda: held.status.store_error)
@@ -136,16 +142,8 @@ async def test_a_save_that_was_given_up_after_its_swap_keeps_its_blobs(tmp_path:
     like the rest of an upload that came to nothing, and is what the head names."""
     held = await held_and_watched(tmp_path)
     pipeline = held.pipeline(keep=3)
-    outage = [False]
-
-    def fault(ask: Ask) -> Fate:
-        if ask.op == "swap":
-            outage[0] = True
-            return "lost reply"
-        return "lost" if outage[0] else "ok"
-
     async with held.running(pipeline) as task:
-        held.store.fault = fault
+        held.store.fault = outage_after_a_swap()
         held.save(2)
         await pipeline.look()
         await until(lambda: held.status.store_error)

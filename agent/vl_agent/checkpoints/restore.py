@@ -34,7 +34,7 @@ from vl_agent.store import NotFound, Store
 Tell = Callable[..., None]
 
 MOST_MANIFEST = 32 << 20
-MOST_FILES = 100_000
+MOST_FILES = files.MOST_FILES
 _BLOB = re.compile(r"[0-9a-zA-Z-]{1,200}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
